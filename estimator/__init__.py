@@ -1,0 +1,1 @@
+"""What will it cost? The recipe vocabulary and the memory and throughput model."""

@@ -1,0 +1,1 @@
+"""What is there? GPUs and models as YAML, the hardware probe, the model-card reader."""

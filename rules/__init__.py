@@ -1,0 +1,1 @@
+"""What do experts say? The selection tables as YAML, nothing else."""

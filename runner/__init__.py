@@ -1,0 +1,1 @@
+"""Do it and measure it. Data, training, memory meter, report."""
