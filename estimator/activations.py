@@ -1,0 +1,197 @@
+"""Activations: what autograd keeps of one decoder layer until its backward pass, tensor by tensor. Bytes.
+
+Rules of PyTorch, transformers 5 and PEFT that the terms follow (c = bytes of the compute dtype, a = bytes of the adapter dtype):
+
+    frozen linear     saves nothing (its weight needs no gradient, so its input is not needed)
+    trained linear    saves its input, once for all layers that read the same tensor
+    RMSNorm           works in fp32: saves the fp32 input (a copy unless c = 4) and one fp32 scale per token
+    LoRA              each adapted layer casts its input to the adapter dtype, drops out, multiplies by A (saved input), by B (saved: r)
+    dropout           CUDA: one byte per element (fused kernel); CPU: the scaled noise in the dtype of its input
+    rotary positions  save only cos and sin, shared by all layers
+    SDPA              flash and memory-efficient kernels save q, k, v, the output and one fp32 log-sum-exp per head and token;
+                      the eager path saves the softmax twice (fp32 and cast): heads x seq_len per token
+    gated MLP         saves the gate's output (SiLU), SiLU's output and up's output (product)
+
+Verified to the byte against a storage meter on CPU training steps (see benchmarks/cpu_memory.py). Ignored: buffers below one byte per
+token and width. Soft caps, extra norms and query/key norms are counted as norms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ftadvise.estimator.layout import Layout, Linear
+from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The shape of one micro batch. `masked`: sequences of different length, so that attention gets a mask."""
+
+    sequences: int
+    seq_len: int
+    masked: bool
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens."""
+        return self.sequences * self.seq_len
+
+
+def batch_of(recipe: Recipe) -> Batch:
+    """The largest micro batch that a recipe may meet."""
+    return Batch(recipe.micro_batch, recipe.seq_len, masked=recipe.micro_batch > 1 and not recipe.packing)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerActivations:
+    """Bytes for one micro batch and one decoder layer.
+
+    `saved`: kept from forward to backward. `first_layer_discount`: what the first layer does not save when its input needs no
+    gradient. `recompute_extra`: alive besides `saved` when a recomputed layer reaches its end. `backward_extra`: gradients in
+    flight inside the layer's backward, at most. `block_input`: the layer's input, which a checkpoint keeps.
+    """
+
+    saved: int
+    first_layer_discount: int
+    recompute_extra: int
+    backward_extra: int
+    block_input: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Dtypes:
+    compute: int
+    adapter: int
+    autocast: bool
+    noise_is_mask: bool
+
+    @property
+    def noise(self) -> int:
+        """Bytes per element that dropout keeps."""
+        return 1 if self.noise_is_mask else self.adapter
+
+    @property
+    def adapter_input(self) -> int:
+        """Bytes per element of the tensor that A's product saves: autocast casts it back to the compute dtype."""
+        return self.compute if self.autocast else self.adapter
+
+
+def layer_activations(layout: Layout, recipe: Recipe, batch: Batch, *, device: str, kernel: str) -> LayerActivations:
+    """The terms of one decoder layer. `kernel`: "flash", "efficient", "math" or "eager" (see `attention_kernel`)."""
+    dtypes = _dtypes(recipe, device)
+    c, tokens, h = dtypes.compute, batch.tokens, layout.spec.hidden_size
+    full = recipe.method == "full"
+    adapted = layout.adapted(recipe)
+    norm = _norm_bytes(layout, c, trained=full) * h + 4
+    qk_norm = (_norm_bytes(layout, c, trained=full) * (layout.query_width + layout.kv_width) + 8) if layout.has_qk_norm else 0
+    groups = {group: [x for x in layout.linears if x.group == group] for group in ("qkv", "o", "mlp", "down")}
+    inputs = {
+        group: sum(_group_inputs(linears, [x for x in adapted if x.group == group], recipe, dtypes)) for group, linears in groups.items()
+    }
+    attention = _attention_bytes(layout, batch, kernel, c)
+    inner = layout_inner_width(layout)
+    gated = layout.spec.mlp == "gated"
+    mlp = (3 if gated else 1) * c * inner
+    out_saved = c * layout.query_width if full or _shares_input(recipe, dtypes) else 0
+    if kernel in ("flash", "efficient", "cpu") and out_saved:
+        inputs["o"] -= out_saved if inputs["o"] >= out_saved else 0  # the kernel saved its output already
+
+    saved = tokens * (norm * layout.norms_per_layer + qk_norm + sum(inputs.values()) + attention + mlp)
+    qkv_noise = dtypes.noise * sum(x.in_features for x in adapted if x.group == "qkv") if recipe.dropout and recipe.method != "full" else 0
+    first_norm = (norm if not full else 0) * tokens
+    discount = 0 if full else tokens * qkv_noise + first_norm
+
+    # recompute reaches the last saved product: the MLP's product and the normed hidden state are still referenced, and the base
+    # layer's output exists already
+    product = 0 if (full or _shares_input(recipe, dtypes)) else c * inner
+    down_cast = dtypes.adapter * inner if dtypes.adapter != c and any(x.group == "down" for x in adapted) else 0
+    recompute_extra = tokens * (product + 2 * c * h + down_cast)
+    # backward of the product: gradients of the product, of gate and up, each as wide as the MLP
+    backward_extra = tokens * ((3 if gated else 2) * c * inner + 2 * c * h) + dequantisation_bytes(layout, recipe)
+    return LayerActivations(saved, discount, recompute_extra, backward_extra, tokens * c * h)
+
+
+def layout_inner_width(layout: Layout) -> int:
+    """Width of the MLP's inner product (elements per token); experts: the width that one token's experts have together."""
+    experts = layout.spec.experts
+    dense = next((x.in_features for x in layout.linears if x.group == "down"), 0)
+    return dense + (experts.experts_per_token * experts.intermediate_size if experts else 0)
+
+
+def dequantisation_bytes(layout: Layout, recipe: Recipe) -> int:
+    """A quantised weight is expanded to the compute dtype for each product: the largest one, once."""
+    if recipe.quantization in ("none", "int8"):
+        return 0
+    largest = max((linear.weight_elements for linear in layout.linears), default=0)
+    return largest * DTYPE_BYTES[recipe.compute_dtype]
+
+
+def attention_kernel(layout: Layout, recipe: Recipe, batch: Batch, *, device: str, compute_capability: tuple[int, int] | None) -> str:
+    """Which attention kernel PyTorch will choose: "flash", "efficient", "math", "eager" or "cpu".
+
+    Source: transformers 5.23 integrations/sdpa_attention.py (grouped heads go to the kernel only without a mask), PyTorch's
+    sdp_utils: flash needs fp16/bf16 from compute capability 8.0, no mask, head width <= 256; the memory-efficient kernel takes fp32
+    and masks but no grouped heads.
+    """
+    if recipe.attention == "eager":
+        return "eager"
+    if recipe.attention == "flash_attention_2":
+        return "flash"
+    if device == "cpu":
+        return "cpu"
+    half = recipe.compute_dtype != "fp32"
+    modern = compute_capability is None or compute_capability >= (8, 0)
+    if half and modern and not batch.masked and layout.spec.head_dim <= 256:
+        return "flash"
+    grouped_heads_in_kernel = layout.kv_width != layout.query_width and not batch.masked
+    return "math" if grouped_heads_in_kernel else "efficient"
+
+
+def _dtypes(recipe: Recipe, device: str) -> _Dtypes:
+    compute = DTYPE_BYTES[recipe.compute_dtype]
+    return _Dtypes(compute, DTYPE_BYTES[recipe.adapter_dtype], autocast=recipe.compute_dtype != "fp32", noise_is_mask=device == "cuda")
+
+
+def _shares_input(recipe: Recipe, dtypes: _Dtypes) -> bool:
+    """Without dropout and with equal dtypes all adapters of a group save the very tensor they read."""
+    return recipe.dropout == 0 and dtypes.adapter == dtypes.compute
+
+
+def _group_inputs(linears: list[Linear], adapted: list[Linear], recipe: Recipe, dtypes: _Dtypes) -> list[int]:
+    """Bytes per token that the linear layers of one group save: their shared input, or one per adapter, and A's outputs."""
+    if not linears:
+        return [0]
+    width = linears[0].in_features
+    if recipe.method == "full":
+        return [dtypes.compute * width]
+    if not adapted:
+        return [0]
+    a_outputs = len(adapted) * recipe.rank * dtypes.adapter_input
+    if recipe.method == "ia3":
+        return [dtypes.compute * sum(x.in_features if x.group == "down" else x.out_features for x in adapted)]
+    if recipe.method in ("prefix", "prompt", "adapter"):
+        return [0]
+    if recipe.dropout:
+        return [len(adapted) * width * (dtypes.noise + dtypes.adapter_input), a_outputs]
+    if dtypes.adapter == dtypes.compute:
+        return [width * dtypes.compute, a_outputs]
+    return [len(adapted) * width * dtypes.adapter_input, a_outputs]
+
+
+def _norm_bytes(layout: Layout, compute: int, *, trained: bool) -> int:
+    """Bytes per element that a norm keeps: its fp32 input, and when its weight is trained the normed tensor too."""
+    return 4 + (compute if trained and layout.spec.norm == "rmsnorm" else 0)
+
+
+def _attention_bytes(layout: Layout, batch: Batch, kernel: str, c: int) -> int:
+    """Bytes per token that attention keeps: q, k, v, output, and what the kernel adds."""
+    heads, q, kv = layout.spec.num_attention_heads, layout.query_width, layout.kv_width
+    repeated = kernel == "eager" or (batch.masked and kernel != "flash")
+    keys_values = 2 * (q if repeated else kv)
+    kept = c * (2 * q + keys_values)
+    if kernel == "eager":
+        return c * (q + keys_values) + (4 + c) * heads * batch.seq_len
+    if kernel == "math":
+        return kept + 2 * c * heads * batch.seq_len
+    return kept + 4 * heads

@@ -1,0 +1,30 @@
+"""Temporaries of the optimizer step. Bytes, beside parameters, gradients and state."""
+
+from __future__ import annotations
+
+from ftadvise.estimator.layout import Layout
+from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
+from ftadvise.estimator.static_memory import StaticMemory
+
+
+def optimizer_temporary_bytes(layout: Layout, recipe: Recipe, static: StaticMemory, *, device: str) -> int:
+    """What the update allocates and frees.
+
+    On CUDA AdamW updates all tensors of one dtype together (foreach): one temporary as large as all trained parameters. On the CPU it
+    goes tensor by tensor: the square root of the second moment and its quotient, two temporaries of the largest trained tensor.
+    Gradient clipping keeps one scalar per tensor (ignored). The fused AdamW needs none. 8-bit optimizers work in place.
+    Source: torch/optim/adamw.py (_multi_tensor_adam, _single_tensor_adam).
+    """
+    if recipe.optimizer not in ("adamw_torch", "adafactor"):
+        return 0
+    element_bytes = DTYPE_BYTES[recipe.compute_dtype if recipe.method == "full" else recipe.adapter_dtype]
+    if device == "cuda" and recipe.optimizer == "adamw_torch":
+        return static.trainable_parameters * element_bytes
+    return 2 * element_bytes * _largest_trained_tensor(layout, recipe)
+
+
+def _largest_trained_tensor(layout: Layout, recipe: Recipe) -> int:
+    if recipe.method == "full":
+        return max([layout.embedding_parameters, *(linear.weight_elements for linear in layout.linears)])
+    widths = [max(linear.in_features, linear.out_features) for linear in layout.adapted(recipe)]
+    return recipe.rank * max(widths, default=0)

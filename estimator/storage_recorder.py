@@ -1,0 +1,139 @@
+"""Records every storage that PyTorch creates and frees, with what it was for. Imports torch: import this module late.
+
+Used by the runner's meter on real training steps (CPU), and by the trace on `meta` steps. Both see the same events, so both are
+read by the same code.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Live bytes at one moment: the total, and by label."""
+
+    total_bytes: int
+    phase: str
+    operation: str
+    by_label: dict[str, int]
+
+
+@dataclass(slots=True)
+class _Storage:
+    label: str
+    size_bytes: int
+    operation: str
+
+
+class StorageRecorder(TorchDispatchMode):
+    """A dispatch mode that follows storages on one device type from creation to release.
+
+    What it sees: every storage that leaves an operation, and those announced with `adopt`. What it ignores: memory that a kernel
+    takes and returns inside one operation (cuBLAS workspaces, MKL scratch), which no dispatch mode can see.
+
+    `phase` and `label` are set by the caller and stamped on every storage created from then on; `relabel` moves storages to
+    another label afterwards (a gradient is recognised only when it has become one), which is why labels are resolved at the end.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.device_type = device_type
+        self.phase = "load"
+        self.label = "activations"
+        self._live: dict[int, _Storage] = {}
+        self._events: list[tuple[_Storage, int]] = []
+        self._current_bytes = 0
+        self._peaks: dict[tuple[str, str], tuple[int, int, str]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(out):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf, self.label, str(func))
+        return out
+
+    def adopt(self, tensors: Iterable[torch.Tensor], label: str) -> None:
+        """Count tensors that exist already (weights, optimizer state), or move them to `label` when they are known."""
+        for tensor in tensors:
+            storage = self._see(tensor, label, "adopt")
+            if storage is not None:
+                storage.label = label
+
+    @property
+    def current_bytes(self) -> int:
+        """Live bytes now."""
+        return self._current_bytes
+
+    def peaks(self) -> dict[str, Moment]:
+        """The largest moment of each phase, with labels as they are known by now."""
+        largest: dict[str, tuple[int, int, str]] = {}
+        for (phase, _), peak in self._peaks.items():
+            largest[phase] = max(peak, largest.get(phase, peak))
+        return {phase: self._moment(phase, *peak) for phase, peak in largest.items()}
+
+    def peaks_by_label(self) -> dict[tuple[str, str], Moment]:
+        """The largest moment of each (phase, label being created): tells the loss's peak from the layers'."""
+        return {moment: self._moment(moment[0], *peak) for moment, peak in self._peaks.items()}
+
+    def _moment(self, phase: str, total_bytes: int, event_count: int, operation: str) -> Moment:
+        by_label: dict[str, int] = {}
+        for storage, delta in self._events[:event_count]:
+            by_label[storage.label] = by_label.get(storage.label, 0) + delta
+        return Moment(total_bytes, phase, operation, {k: v for k, v in by_label.items() if v})
+
+    def _see(self, tensor: torch.Tensor, label: str, operation: str) -> _Storage | None:
+        if tensor.device.type != self.device_type:
+            return None
+        untyped = tensor.untyped_storage()
+        key = untyped._cdata
+        storage = self._live.get(key)
+        size_bytes = untyped.nbytes()
+        if storage is None:
+            if size_bytes == 0:
+                return None
+            storage = _Storage(label, size_bytes, operation)
+            self._live[key] = storage
+            weakref.finalize(untyped, self._free, key)
+            self._count(storage, size_bytes, operation)
+        elif storage.size_bytes != size_bytes:  # resized in place
+            self._count(storage, size_bytes - storage.size_bytes, operation)
+            storage.size_bytes = size_bytes
+        return storage
+
+    def _free(self, key: int) -> None:
+        storage = self._live.pop(key, None)
+        if storage is not None:
+            self._count(storage, -storage.size_bytes, "free")
+
+    def _count(self, storage: _Storage, delta: int, operation: str) -> None:
+        self._events.append((storage, delta))
+        self._current_bytes += delta
+        moment = (self.phase, self.label)
+        peak = self._peaks.get(moment)
+        if peak is None or self._current_bytes > peak[0]:
+            self._peaks[moment] = (self._current_bytes, len(self._events), operation)
+
+    def live_at_peak(self, phase: str, label: str) -> list[tuple[str, str, int]]:
+        """(label, creating operation, bytes) of every storage alive at that moment of `peaks_by_label`, largest first."""
+        live: dict[int, tuple[_Storage, int]] = {}
+        for storage, delta in self._events[: self._peaks[phase, label][1]]:
+            held = live.get(id(storage), (storage, 0))[1] + delta
+            live[id(storage)] = (storage, held)
+        rows = [(storage.label, storage.operation, held) for storage, held in live.values() if held]
+        return sorted(rows, key=lambda row: -row[2])
+
+
+@contextmanager
+def recording(recorder: StorageRecorder) -> Iterator[StorageRecorder]:
+    """Record for the length of a `with` block."""
+    with recorder:
+        yield recorder

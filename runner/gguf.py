@@ -1,0 +1,84 @@
+"""Models in GGUF files, converted once into a folder that transformers can train from.
+
+Stored as bf16 safetensors in the user's cache: most models are published in bf16, the file's 4-bit values are rounded far less by bf16
+(1 part in 256) than they were by quantising (1 part in 15 of each block's range), and it takes half the disk and half the loading time
+of fp32. Training in fp32 casts on loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ftadvise.profiles.errors import InputError
+from ftadvise.profiles.yaml_store import cache_folder
+from ftadvise.runner.quiet import quiet_libraries
+
+
+def converted_gguf_folder(source: Path) -> Path:
+    """The folder with the converted model of `source`; converts on the first call (half a minute for 135M parameters).
+
+    Two processes may call this at once: one converts, the other waits. The folder appears complete or not at all.
+
+    Raises:
+        InputError: the file is missing or broken, or the cache folder cannot be written.
+    """
+    try:
+        facts = source.stat()
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
+    folder = cache_folder() / "models" / f"{source.stem}-{facts.st_size}-{int(facts.st_mtime)}"
+    if folder.is_dir():
+        return folder
+    from filelock import FileLock
+
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{folder.name}.lock"):
+            if not folder.is_dir():
+                temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+                _convert(source, temporary)
+                temporary.rename(folder)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{source}: cannot be converted into {folder.parent} ({reason})",
+            hint="check the file and the free space; XDG_CACHE_HOME chooses another cache folder",
+        ) from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_gguf_tokenizer(source: Path) -> Any:
+    """The tokenizer that a GGUF file carries, chat template included."""
+    from transformers import AutoTokenizer
+
+    with quiet_libraries():
+        return AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Write the model as bf16 safetensors, with its tokenizer, into `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    # the reader's progress bar has no switch, so it goes into an empty stream
+    with quiet_libraries(), contextlib.redirect_stderr(io.StringIO()):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(source.parent),
+            gguf_file=source.name,
+            dtype=torch.float32,  # add scale and minimum exactly, round once
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        # the weights are plain now; save_pretrained would still refuse a model that says it is a GGUF one
+        model.hf_quantizer = None
+        vars(model.config).pop("quantization_config", None)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        load_gguf_tokenizer(source).save_pretrained(folder)

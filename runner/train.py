@@ -1,0 +1,231 @@
+"""`run_plan`: execute a plan file from beginning to end and report what was predicted and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftadvise.estimator.plan_file import PlanFile, check_made_for
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.profiles.errors import FtadviseError, OutOfMemoryError
+from ftadvise.profiles.hardware import Hardware
+from ftadvise.runner.data import demo_data_path, load_rows
+from ftadvise.runner.prepare import Job, Prepared, prepare
+from ftadvise.runner.quiet import no_telemetry, quiet_libraries
+from ftadvise.runner.report import Answer, RunReport, write_report
+from ftadvise.runner.run_folder import claim_run_folder, last_checkpoint, release_run_folder, write_folder_atomically
+from ftadvise.runner.supported import check_installed, check_supported
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ftadvise.runner.callbacks import BatchShape
+
+REHEARSAL_STEPS = 5
+"""Two metered ones and three for the speed."""
+_LIBRARIES = ("ftadvise", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
+
+
+class InterruptedRunError(FtadviseError):
+    """The user stopped the run; its state is saved."""
+
+    exit_code = 130
+
+
+def run_plan(
+    plan_file: PlanFile,
+    *,
+    out_dir: Path,
+    hardware: Hardware,
+    resume: bool = False,
+    rehearse: bool = False,
+    max_steps: int | None = None,
+    trust_remote_code: bool = False,
+    console: Console | None = None,
+) -> RunReport:
+    """Train exactly what the plan says; measure memory in the first steps; save the adapter and report.json into `out_dir`.
+
+    Args:
+        hardware: this machine; the plan must have been made for it.
+        resume: continue from the last checkpoint in `out_dir`.
+        rehearse: random weights, a few steps, nothing saved but the report.
+        max_steps: optimizer steps instead of the recipe's.
+        console: where progress goes; default stderr.
+
+    Raises:
+        InputError: plan, data, weights, folder or machine do not allow the run; nothing was trained.
+        OutOfMemoryError: the device ran out of memory.
+        InterruptedRunError: Ctrl-C; the state is saved.
+    """
+    check_installed()
+    check_made_for(plan_file, hardware)
+    recipe = plan_file.recipe
+    if rehearse or max_steps is not None:
+        recipe = recipe.replace(max_steps=max_steps or REHEARSAL_STEPS)
+    check_supported(recipe, hardware)
+    data = load_rows(Path(plan_file.data_path).expanduser() if plan_file.data_path else demo_data_path())
+    claim_run_folder(out_dir, plan_file, resume=resume, rehearse=rehearse)
+    no_telemetry()
+    if console is None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+    device = "cpu" if hardware.gpu is None else "cuda"
+    job = Job(plan_file, recipe, data, hardware, device, out_dir, resume, rehearse, trust_remote_code, console)
+    began = time.perf_counter()
+    with _explaining_out_of_memory(recipe), quiet_libraries():
+        console.print(f"preparing {plan_file.model_id}", highlight=False)
+        try:
+            prepared = prepare(job)
+        except BaseException:
+            release_run_folder(out_dir)
+            raise
+        report = _train(job, prepared, began)
+    write_report(out_dir, report)
+    return report
+
+
+def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
+    from ftadvise.runner.answer import answer
+    from ftadvise.runner.callbacks import ProgressLine, StepRecorder, StopOnInterrupt
+    from ftadvise.runner.meter import METERED_STEPS, MeterCallback, make_meter
+    from ftadvise.runner.trainer import build_trainer, wrap_with_adapter
+
+    def answered(model: Any) -> str:
+        return answer(model, prepared.tokenizer, prepared.prompt) if prepared.prompt else ""
+
+    predicted = _estimate(job, prepared.model)
+    before = answered(prepared.model)
+    model = wrap_with_adapter(prepared.model, job.recipe, prepared.base_name)
+    checkpoints = job.out_dir / "checkpoints"
+    trainer = build_trainer(model, prepared.tokenizer, prepared.rows, job.recipe, job.device, checkpoints, save=not job.rehearse)
+    meter = make_meter(trainer.model, job.device, load_peak_bytes=prepared.load_peak_bytes)
+    recorder, progress = StepRecorder(METERED_STEPS), ProgressLine(job.console)
+    stop = StopOnInterrupt(job.console, busy=lambda: meter.steps < METERED_STEPS)
+    for callback in (recorder, MeterCallback(meter), stop, progress):
+        trainer.add_callback(callback)
+    checkpoint = last_checkpoint(job.out_dir) if job.resume else None
+    try:
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        progress.close()
+    state = trainer.state
+    if stop.interrupted and state.global_step < state.max_steps:
+        raise _interrupted(job, state.global_step, state.max_steps)
+    saved = None if job.rehearse else _save(trainer, prepared.tokenizer, job)
+    steady = recorder.steps[METERED_STEPS:]  # the meter slows the first ones down
+    seconds = sum(step.seconds for step in steady)
+    return RunReport(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=_versions(),
+        hardware=_document(job.hardware),
+        model={"id": job.plan_file.model_id, "parameters": job.plan_file.parameters, "weights": "random" if job.rehearse else "pretrained"},
+        plan=job.plan_file.to_dict(),
+        recipe=job.recipe.to_dict(),
+        data={"path": str(job.data.path), "sha256": job.data.sha256, "dropped": job.data.dropped, **_document(prepared.stats)},
+        predicted=predicted,
+        predicted_at_measured=_estimate(job, prepared.model, recorder.largest_batch),
+        batch=_document(recorder.largest_batch),
+        measured=_document(meter.result()),
+        steps=state.global_step,
+        losses=tuple((int(entry["step"]), _finite(entry["loss"])) for entry in state.log_history if "loss" in entry),
+        tokens_per_second=sum(step.tokens for step in steady) / seconds if steady else None,
+        seconds_per_step=seconds / len(steady) if steady else None,
+        total_seconds=time.perf_counter() - began,
+        rehearsal=job.rehearse,
+        resumed_from_step=recorder.steps[0].step - 1,
+        answer=Answer(prepared.prompt, before, answered(trainer.model)) if prepared.prompt else None,
+        saved=saved,
+    )
+
+
+def _estimate(job: Job, model: Any, batch: BatchShape | None = None) -> dict[str, Any]:
+    """The estimate for the model that really runs: at the recipe's full length, or at the shape of a batch that occurred."""
+    from ftadvise.estimator.activations import Batch
+    from ftadvise.estimator.estimate import estimate
+    from ftadvise.profiles.model_config import spec_from_config
+
+    spec = spec_from_config(model.config.to_dict(), source=job.plan_file.model_id, local_path=job.plan_file.local_path)
+    real = None if batch is None else Batch(batch.sequences, batch.length, masked=batch.masked)
+    return estimate(spec, job.hardware, job.recipe, batch=real).to_json()
+
+
+def _save(trainer: Any, tokenizer: Any, job: Job) -> str:
+    """The trained weights with the tokenizer, as safetensors; returns the folder's name."""
+
+    def write(folder: Path) -> None:
+        trainer.model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+
+    name = "model" if job.recipe.method == "full" else "adapter"
+    write_folder_atomically(job.out_dir / name, write)
+    return name
+
+
+def _interrupted(job: Job, step: int, total: int) -> InterruptedRunError:
+    if job.rehearse:
+        return InterruptedRunError(f"rehearsal stopped after step {step} of {total}")
+    return InterruptedRunError(
+        f"stopped after step {step} of {total}; the state is saved in {job.out_dir}",
+        hint=f"continue with: ftadvise run PLAN --out {job.out_dir} --resume",
+    )
+
+
+@contextmanager
+def _explaining_out_of_memory(recipe: Recipe) -> Iterator[None]:
+    """Turn the many ways of running out of memory into one error that says what to lower."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(recipe, error) from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # the CPU allocator raises a plain RuntimeError
+            raise
+        raise _out_of_memory(recipe, error) from None
+
+
+def _out_of_memory(recipe: Recipe, error: BaseException) -> OutOfMemoryError:
+    lower = []
+    if not recipe.gradient_checkpointing:
+        lower.append("gradient_checkpointing: true")
+    if recipe.micro_batch > 1:
+        half = recipe.micro_batch // 2
+        lower.append(f"micro_batch: {half} with gradient_accumulation: {math.ceil(recipe.sequences_per_step / half)}")
+    lower.append(f"seq_len: {max(1, recipe.seq_len // 2)}")
+    if recipe.method != "full" and recipe.quantization == "none":
+        lower.append("quantization: nf4")
+    reason = " ".join(str(error).split())[:160]
+    return OutOfMemoryError(f"out of memory: {reason}", hint="lower one of these in the plan, in this order: " + "; ".join(lower))
+
+
+def _document(value: Any) -> dict[str, Any]:
+    """A dataclass as the JSON document that reading the report gives back (lists, no tuples)."""
+    document: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value)))
+    return document
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "os": platform.platform()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _finite(loss: float) -> float | None:
+    """JSON has no NaN: a loss that is not a number is None."""
+    return float(loss) if math.isfinite(loss) else None

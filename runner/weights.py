@@ -1,0 +1,115 @@
+"""Where the weights are: a folder, a GGUF file, the demo model, the Hugging Face cache, or the hub. Safetensors only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ftadvise.estimator.plan_file import PlanFile
+from ftadvise.profiles.errors import FtadviseError, InputError
+from ftadvise.runner.demo_model import DEMO_MODEL_ID, demo_gguf_path, demo_model_folder
+from ftadvise.runner.gguf import converted_gguf_folder
+
+_TEXT_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken"]
+
+
+class WeightsMissingError(InputError):
+    """The weights are not here and cannot be fetched; the message lists what was looked for."""
+
+
+def find_model_folder(plan_file: PlanFile, *, trust_remote_code: bool = False) -> Path:
+    """A folder with config.json, tokenizer and complete safetensors weights; downloads them when online.
+
+    Raises:
+        WeightsMissingError: they are neither here nor reachable.
+        InputError: `local_path` is wrong, or the model is gated or unknown to the hub.
+    """
+    if plan_file.local_path is not None:
+        path = Path(plan_file.local_path).expanduser()
+        if path.suffix.lower() == ".gguf":
+            return converted_gguf_folder(path)
+        if not path.is_dir():
+            raise InputError(f"{path}: the model folder named in the plan is not there")
+        missing = missing_files(path)
+        if missing:
+            raise _not_there(plan_file, [str(path / name) for name in missing])
+        return path
+    if plan_file.model_id == DEMO_MODEL_ID and demo_gguf_path() is not None:
+        return demo_model_folder()
+    return _from_hub(plan_file, trust_remote_code)
+
+
+def base_model_name(plan_file: PlanFile, folder: Path) -> str:
+    """How an adapter names its base: the hub id when the weights are the hub's, else the folder they were loaded from."""
+    from huggingface_hub import constants
+
+    return plan_file.model_id if Path(constants.HF_HUB_CACHE) in folder.parents else str(folder)
+
+
+def find_config_folder(plan_file: PlanFile) -> Path | None:
+    """A folder with at least config.json, without downloading anything: enough to rehearse with random weights."""
+    if plan_file.local_path is not None:
+        path = Path(plan_file.local_path).expanduser()
+        return path if (path / "config.json").is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(plan_file.model_id, "config.json")
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Names that a complete model folder would have and this one has not (each shard that the index names counts)."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if (folder / "model.safetensors").is_file():
+        return missing
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [*missing, "model.safetensors"]
+    try:
+        shards = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return [*missing, index.name]
+    return missing + sorted(name for name in shards if not (folder / name).is_file())
+
+
+def _from_hub(plan_file: PlanFile, trust_remote_code: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    name = plan_file.model_id
+    patterns = ["*.safetensors", *_TEXT_FILES, *(["*.py"] if trust_remote_code else [])]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if not missing_files(folder):
+            return folder
+    except HFValidationError:
+        raise InputError(f"{name!r} is not a model name that the hub knows", hint="owner/name, or a local folder") from None
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+    except GatedRepoError:
+        raise InputError(f"{name} is gated: its licence must be accepted first", hint="accept it on the hub, then: hf auth login") from None
+    except RepositoryNotFoundError:
+        raise InputError(f"the hub knows no model {name!r} (or it is private)", hint="check the name, or: hf auth login") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise _not_there(plan_file, _looked_for(name)) from None
+    missing = missing_files(folder)
+    if missing:
+        raise _not_there(plan_file, [f"{name}/{file}" for file in missing])
+    return folder
+
+
+def _looked_for(model_id: str) -> list[str]:
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}"
+    return [str(folder / "snapshots" / "*" / name) for name in ("config.json", "model.safetensors", "model.safetensors.index.json")]
+
+
+def _not_there(plan_file: PlanFile, looked_for: list[str]) -> FtadviseError:
+    shown = ", ".join(looked_for[:6]) + (f" and {len(looked_for) - 6} more" if len(looked_for) > 6 else "")
+    return WeightsMissingError(
+        f"the weights of {plan_file.model_id} are not here and the hub cannot be reached; looked for {shown}",
+        hint="`ftadvise run PLAN --rehearse` measures memory and speed with random weights, without downloading",
+    )
