@@ -48,14 +48,15 @@ class LayerActivations:
     """Bytes for one micro batch and one decoder layer.
 
     `saved`: kept from forward to backward. `first_layer_discount`: what the first layer does not save when its input needs no
-    gradient. `recompute_extra`: alive besides `saved` when a recomputed layer reaches its end. `backward_extra`: gradients in
-    flight inside the layer's backward, at most. `block_input`: the layer's input, which a checkpoint keeps.
+    gradient. `recomputing`: alive besides `saved` and the layers' inputs when a recomputed layer reaches its last saved tensor.
+    `backward`: gradients in flight inside the layer's backward besides `saved`, at most. `block_input`: the layer's input, which a
+    checkpoint keeps.
     """
 
     saved: int
     first_layer_discount: int
-    recompute_extra: int
-    backward_extra: int
+    recomputing: int
+    backward: int
     block_input: int
 
 
@@ -97,19 +98,27 @@ def layer_activations(layout: Layout, recipe: Recipe, batch: Batch, *, device: s
     if kernel in ("flash", "efficient", "cpu") and out_saved:
         inputs["o"] -= out_saved if inputs["o"] >= out_saved else 0  # the kernel saved its output already
 
-    saved = tokens * (norm * layout.norms_per_layer + qk_norm + sum(inputs.values()) + attention + mlp)
-    qkv_noise = dtypes.noise * sum(x.in_features for x in adapted if x.group == "qkv") if recipe.dropout and recipe.method != "full" else 0
-    first_norm = (norm if not full else 0) * tokens
-    discount = 0 if full else tokens * qkv_noise + first_norm
+    # a boolean mask becomes an additive one of the compute dtype in each layer, and the kernel saves it
+    mask = batch.sequences * batch.seq_len**2 * c if batch.masked and kernel in ("efficient", "cpu", "math") else 0
+    saved = tokens * (norm * layout.norms_per_layer + qk_norm + sum(inputs.values()) + attention + mlp) + mask
+    qkv_noise = dtypes.noise * sum(x.in_features for x in adapted if x.group == "qkv") if recipe.dropout else 0
+    discount = 0 if full else tokens * (qkv_noise + norm)
 
-    # recompute reaches the last saved product: the MLP's product and the normed hidden state are still referenced, and the base
-    # layer's output exists already
-    product = 0 if (full or _shares_input(recipe, dtypes)) else c * inner
-    down_cast = dtypes.adapter * inner if dtypes.adapter != c and any(x.group == "down" for x in adapted) else 0
-    recompute_extra = tokens * (product + 2 * c * h + down_cast)
-    # backward of the product: gradients of the product, of gate and up, each as wide as the MLP
-    backward_extra = tokens * ((3 if gated else 2) * c * inner + 2 * c * h) + dequantisation_bytes(layout, recipe)
-    return LayerActivations(saved, discount, recompute_extra, backward_extra, tokens * c * h)
+    # When recomputation reaches its last saved tensor, the MLP's product, the copies of it on the way to the adapter, the normed hidden
+    # state, down's output and two gradients are alive; so is the middle of the residual stream, which a norm in fp32 has saved already.
+    down_adapted = any(x.group == "down" for x in adapted)
+    casts = (2 if dtypes.autocast and recipe.dropout else 1) if down_adapted and dtypes.adapter != c else 0
+    product = 0 if full or (down_adapted and _shares_input(recipe, dtypes)) else c
+    hidden_tensors = 4 if c == 4 else 5
+    recomputing = tokens * ((product + casts * dtypes.adapter) * inner + hidden_tensors * c * h)
+    if c == 4:
+        recomputing -= tokens * c * h  # the layer's input is both saved by its norm and kept by its checkpoint
+    # Inside backward: at `down`, the gradient of the product and of its casts; at the product, the gradients of product, gate and up,
+    # when what `down` had saved is free again. A quantised weight is expanded once more for its product.
+    at_down = c * inner + 2 * casts * dtypes.adapter * inner
+    at_product = (3 if gated else 2) * c * inner - inputs["down"]
+    in_backward = tokens * (max(at_down, at_product) + 2 * c * h) + dequantisation_bytes(layout, recipe)
+    return LayerActivations(saved, discount, recomputing, in_backward, tokens * c * h)
 
 
 def layout_inner_width(layout: Layout) -> int:

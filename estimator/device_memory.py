@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftadvise.estimator.estimate_types import Components, Stack, Verdict
+from ftadvise.estimator.estimate_types import Components, Verdict
 from ftadvise.estimator.layout import Layout
 from ftadvise.profiles.hardware import Gpu, Hardware
 from ftadvise.profiles.yaml_store import load_yaml
@@ -44,7 +44,7 @@ def _constants() -> dict[str, Any]:
     return constants
 
 
-def device_memory(layout: Layout, hardware: Hardware, stack: Stack, peak: Components) -> DeviceMemory:
+def device_memory(layout: Layout, hardware: Hardware, peak: Components) -> DeviceMemory:
     """What the device will show when `peak` is the largest allocation."""
     gpu = hardware.gpu
     allocated = peak.allocated_bytes

@@ -33,7 +33,16 @@ class Components:
     @property
     def allocated_bytes(self) -> int:
         """Sum of everything but the context."""
-        return sum(dataclasses.asdict(self).values()) - self.context
+        return (
+            self.weights
+            + self.quantization_constants
+            + self.adapters
+            + self.gradients
+            + self.optimizer_state
+            + self.activations
+            + self.loss
+            + self.workspace
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Linear:
         return self.in_features * self.out_features
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """A model as `num_layers` equal decoder layers, an embedding, a head and small parameters. Counts are elements."""
 
@@ -57,7 +57,7 @@ class Layout:
     expert_parameters: int
     """In routed experts, all layers; fused 3-D parameters that no adapter and no quantiser reaches."""
 
-    @property
+    @functools.cached_property
     def linear_parameters(self) -> int:
         """Weights of all linear layers but the head: what a quantiser replaces."""
         return self.spec.num_layers * sum(linear.weight_elements for linear in self.linears)
@@ -72,13 +72,13 @@ class Layout:
         """The token embedding."""
         return self.spec.vocab_size * self.spec.hidden_size
 
-    @property
+    @functools.cached_property
     def small_parameters(self) -> int:
         """Norms, biases, positions and whatever the shape does not explain: the rest of the published count, never negative."""
         explained = self.linear_parameters + self.head_parameters + self.embedding_parameters + self.expert_parameters
         return max(0, self.spec.total_params - explained)
 
-    @property
+    @functools.cached_property
     def unexplained_share(self) -> float:
         """Share of the published parameters that this layout misses or counts too often; norms and biases stay far below 1 %."""
         explained = self.linear_parameters + self.head_parameters + self.embedding_parameters + self.expert_parameters
@@ -104,9 +104,29 @@ class Layout:
         return tuple(linear for linear in self.linears if linear.name in recipe.target_modules)
 
 
-@functools.lru_cache(maxsize=256)
 def layout_of(spec: ModelSpec) -> Layout:
     """The layout of a model; a pure function of the ModelSpec."""
+    return _layout_of(_ById(spec))
+
+
+class _ById:
+    """Makes a ModelSpec a cheap cache key: hashing its forty fields would cost more than the estimate itself."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and (self.spec is other.spec or self.spec == other.spec)
+
+
+@functools.lru_cache(maxsize=256)
+def _layout_of(key: _ById) -> Layout:
+    spec = key.spec
     architecture = architectures().get(spec.model_type, _DEFAULT_ARCHITECTURE)
     query_width, kv_width = spec.num_attention_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     experts = spec.experts

@@ -18,7 +18,6 @@ and backward when they are accumulated over several micro batches; otherwise the
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from ftadvise.estimator.activations import (
     Batch,
@@ -40,10 +39,8 @@ from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
-    phase: Phase
-    components: Components
+Moment = tuple[Phase, dict[str, int]]
+"""A phase and the bytes of each component that is alive at one moment of it (context excluded)."""
 
 
 def estimate_memory(
@@ -57,30 +54,25 @@ def estimate_memory(
     Returns:
         The estimate in bytes, and the static terms it was built from.
     """
-    gpu = hardware.gpu
-    device = "cuda" if gpu else "cpu"
     layout = layout_of(model)
-    batch = batch or batch_of(recipe)
-    static = static_memory(layout, recipe, device=device, upcasts_kbit=stack.upcasts_kbit)
-    kernel = attention_kernel(layout, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
-    layer = layer_activations(layout, recipe, batch, device=device, kernel=kernel)
-    loss = loss_memory(layout, recipe, batch.sequences, batch.seq_len, device=device)
-    moments = _moments(layout, recipe, batch, static, layer, loss, device)
+    static = static_memory(layout, recipe, device=_device(hardware), upcasts_kbit=stack.upcasts_kbit)
+    moments = step_moments(model, hardware, recipe, stack, batch=batch)
     phases: dict[Phase, int] = {}
-    for moment in moments:
-        phases[moment.phase] = max(phases.get(moment.phase, 0), moment.components.allocated_bytes)
-    peak = max(moments, key=lambda moment: moment.components.allocated_bytes)
-    outer: DeviceMemory = device_memory(layout, hardware, stack, peak.components)
-    components = dataclasses.replace(peak.components, context=outer.context_bytes)
+    for phase, alive in moments:
+        phases[phase] = max(phases.get(phase, 0), sum(alive.values()))
+    peak_phase, alive = max(moments, key=lambda moment: sum(moment[1].values()))
+    peak = Components(**alive)
+    outer: DeviceMemory = device_memory(layout, hardware, peak)
+    components = dataclasses.replace(peak, context=outer.context_bytes)
     estimate = MemoryEstimate(
-        peak_allocated_bytes=peak.components.allocated_bytes,
+        peak_allocated_bytes=peak.allocated_bytes,
         peak_reserved_bytes=outer.reserved_bytes,
         device_used_bytes=outer.used_bytes,
         low_bytes=outer.low_bytes,
         high_bytes=outer.high_bytes,
         available_bytes=outer.available_bytes,
         verdict=outer.verdict,
-        peak_phase=peak.phase,
+        peak_phase=peak_phase,
         phases=phases,
         components=components,
         notes=outer.notes,
@@ -88,54 +80,79 @@ def estimate_memory(
     return estimate, static
 
 
+def step_moments(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None) -> list[Moment]:
+    """Every moment at which training can peak, in the order of a step; arguments as for `estimate_memory`."""
+    gpu, device = hardware.gpu, _device(hardware)
+    layout = layout_of(model)
+    batch = batch or batch_of(recipe)
+    static = static_memory(layout, recipe, device=device, upcasts_kbit=stack.upcasts_kbit)
+    kernel = attention_kernel(layout, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
+    layer = layer_activations(layout, recipe, batch, device=device, kernel=kernel)
+    loss = loss_memory(layout, recipe, batch.sequences, batch.seq_len, device=device)
+    return _moments(layout, recipe, batch, static, layer, loss, device)
+
+
+def _device(hardware: Hardware) -> str:
+    return "cuda" if hardware.gpu else "cpu"
+
+
 def _moments(
     layout: Layout, recipe: Recipe, batch: Batch, static: StaticMemory, layer: LayerActivations, loss: LossMemory, device: str
-) -> list[_Moment]:
+) -> list[Moment]:
     spec, c = layout.spec, DTYPE_BYTES[recipe.compute_dtype]
-    layers = spec.num_layers
+    layers, checkpointing = spec.num_layers, recipe.gradient_checkpointing
     hidden = batch.tokens * spec.hidden_size * c
-    base = Components(
-        weights=static.weights,
-        quantization_constants=static.quantization_constants,
-        adapters=static.adapters,
-        optimizer_state=static.optimizer_state,
-        gradients=static.gradients if recipe.gradient_accumulation > 1 else 0,
-        workspace=_autocast_copies(recipe, static) + _inputs(layout, batch, c),
-    )
-
-    def moment(phase: Phase, **changes: int) -> _Moment:
-        return _Moment(phase, dataclasses.replace(base, **changes))
-
-    final_norm = batch.tokens * (spec.hidden_size * 4 + 4)
-    if recipe.gradient_checkpointing:
-        saved = layers * layer.block_input + (final_norm if c == 4 else final_norm + hidden)
-        in_layer = layers * layer.block_input + layer.saved + max(layer.recompute_extra, layer.backward_extra)
-        in_layer += hidden - (layer.block_input if c == 4 else 0)
+    full = recipe.method == "full"
+    inputs = _inputs(layout, batch, c)
+    copies = _autocast_copies(recipe, static)
+    base = {
+        "weights": static.weights,
+        "quantization_constants": static.quantization_constants,
+        "adapters": static.adapters,
+        "optimizer_state": static.optimizer_state,
+        "gradients": static.gradients if recipe.gradient_accumulation > 1 else 0,
+        "workspace": inputs,
+    }
+    final_norm = batch.tokens * (spec.hidden_size * (4 + (c if full else 0)) + 4)
+    kept_inputs = layers * layer.block_input
+    if checkpointing:
+        saved, first_layer, last_layer = kept_inputs + final_norm, kept_inputs + layer.saved, layer.block_input + layer.saved
+        in_flight = max(layer.recomputing, layer.backward)
+        copies_in_backward = copies // layers
     else:
         saved = layers * layer.saved - layer.first_layer_discount + final_norm
-        in_layer = saved + max(layer.backward_extra, 3 * batch.tokens * spec.hidden_size * 4)
+        first_layer, last_layer = saved, layer.saved - layer.first_layer_discount
+        in_flight = max(layer.backward, batch.tokens * 4 * 5 * spec.hidden_size)  # the final norm's backward works in fp32
+        copies_in_backward = copies
+    # the embedding's gradient is as large as the embedding, and a tied head has a second one until they are added
+    embedding_gradient = spec.vocab_size * spec.hidden_size * c if full and spec.tie_word_embeddings else 0
     one_layer_forward = batch.tokens * c * (3 * layout_inner_width(layout) + 4 * spec.hidden_size) + dequantisation_bytes(layout, recipe)
-    # a layer's gradients exist before the next layer's backward runs: with checkpointing all but the first layer's at the end
-    grown = static.gradients if recipe.gradient_checkpointing else 0
-    end_of_backward = in_layer - (layers - 1) * layer.block_input if recipe.gradient_checkpointing else 0
-    moments = [
-        moment("load", optimizer_state=0, gradients=0, adapters=0, workspace=_load_extra(layout, recipe)),
-        moment("forward", activations=saved + hidden, loss=loss.forward),
-        moment("backward", activations=saved, loss=loss.backward),
-        moment("backward", activations=in_layer),
-        moment("backward", activations=end_of_backward, gradients=static.gradients if grown else base.gradients),
-        moment(
-            "optimizer_step",
-            gradients=static.gradients,
-            workspace=base.workspace + optimizer_temporary_bytes(layout, recipe, static, device=device),
+    update = optimizer_temporary_bytes(layout, recipe, static, device=device)
+    return [
+        ("load", base | {"optimizer_state": 0, "gradients": 0, "adapters": 0, "workspace": _load_extra(layout, recipe)}),
+        ("forward", base | {"activations": saved + hidden, "loss": loss.forward, "workspace": inputs + copies}),
+        ("backward", base | {"activations": saved, "loss": loss.backward, "workspace": inputs + (0 if checkpointing else copies)}),
+        ("backward", base | {"activations": first_layer + in_flight, "workspace": inputs + copies_in_backward}),
+        # the layer that runs last in backward is the model's first: by then all gradients exist
+        (
+            "backward",
+            base
+            | {
+                "activations": last_layer + in_flight,
+                "gradients": static.gradients,
+                "workspace": inputs + copies_in_backward + embedding_gradient,
+            },
         ),
-        moment("evaluation", activations=one_layer_forward + hidden, loss=loss.forward, gradients=0),
+        ("optimizer_step", base | {"gradients": static.gradients, "workspace": inputs + update}),
+        ("evaluation", base | {"activations": one_layer_forward + hidden, "loss": loss.forward, "gradients": 0}),
     ]
-    return moments
 
 
 def _autocast_copies(recipe: Recipe, static: StaticMemory) -> int:
-    """Under autocast each fp32 adapter weight is cast once per forward pass and the copy is kept until the pass ends."""
+    """Autocast casts each adapter weight of another dtype once per forward pass.
+
+    The copy lives until the pass ends, and with its layer's saved tensors until backward.
+    """
     if recipe.compute_dtype == "fp32" or recipe.method == "full" or recipe.adapter_dtype == recipe.compute_dtype:
         return 0
     return static.trainable_parameters * DTYPE_BYTES[recipe.compute_dtype]

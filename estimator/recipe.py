@@ -122,7 +122,8 @@ class Recipe:
         if missing:
             raise InputError(f"{where}: missing {', '.join(missing)}")
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            return cls(**fields)
         except InputError as error:
             raise InputError(f"{where}: {error}", hint=error.hint) from None
 

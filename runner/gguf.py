@@ -11,6 +11,7 @@ import contextlib
 import io
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from ftadvise.profiles.yaml_store import cache_folder
 from ftadvise.runner.quiet import quiet_libraries
 
 
-def converted_gguf_folder(source: Path) -> Path:
+def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _line: None) -> Path:
     """The folder with the converted model of `source`; converts on the first call (half a minute for 135M parameters).
 
     Two processes may call this at once: one converts, the other waits. The folder appears complete or not at all.
+    `say` is told before the wait.
 
     Raises:
         InputError: the file is missing or broken, or the cache folder cannot be written.
@@ -41,6 +43,7 @@ def converted_gguf_folder(source: Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
+                say(f"converting {source.name} for training; once, it takes about half a minute")
                 temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
                 _convert(source, temporary)
                 temporary.rename(folder)

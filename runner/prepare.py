@@ -66,7 +66,9 @@ def _pretrained(job: Job) -> Prepared:
     from ftadvise.runner.load_model import check_remote_code, load_model, load_tokenizer
     from ftadvise.runner.weights import base_model_name, find_model_folder
 
-    folder = find_model_folder(job.plan_file, trust_remote_code=job.trust_remote_code)
+    folder = find_model_folder(
+        job.plan_file, trust_remote_code=job.trust_remote_code, say=lambda line: job.console.print(line, highlight=False)
+    )
     check_remote_code(folder, trusted=job.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=job.trust_remote_code)
     if tokenizer is None:

@@ -25,38 +25,51 @@ _OTHER_BYTES = 64 << 20
 """Tokenizer, trainer state and reports, generously."""
 
 
-def claim_run_folder(folder: Path, plan_file: PlanFile, *, resume: bool, rehearse: bool) -> None:
-    """Check the folder and write run.json into it; afterwards it belongs to this plan.
+def check_run_folder(folder: Path, plan_file: PlanFile, *, resume: bool, rehearse: bool) -> None:
+    """Check that this run may go into `folder`, which need not exist yet; leaves no trace.
 
     Raises:
         InputError: not a folder, not writable, holds another run (or this one, without `resume`), nothing to resume, or the disk is
             too small for what the run will write.
     """
+    elsewhere = "choose another folder with --out"
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: the output must be a folder, this is a file", hint="choose another one with --out")
+        raise InputError(f"{folder}: the output must be a folder, this is a file", hint=elsewhere)
     owner = _owner(folder)
-    mine = _identity(plan_file) | {"rehearse": rehearse}
-    if owner is not None and owner != mine:
-        raise InputError(f"{folder}: already holds another run", hint="choose another folder with --out")
-    finished, begun = (folder / "report.json").exists(), last_checkpoint(folder) is not None
-    if owner is not None and not resume and (finished or begun):
-        done = "a finished run" if finished else "an unfinished run"
-        raise InputError(f"{folder}: already holds {done} of this plan", hint="continue it with --resume, or choose another --out")
+    if owner is not None and owner != _identity(plan_file, rehearse):
+        raise InputError(f"{folder}: already holds another run", hint=elsewhere)
+    if owner is not None and (folder / "report.json").exists():
+        raise InputError(f"{folder}: already holds this run, finished", hint=f"ftadvise report {folder}, or {elsewhere}")
+    if owner is not None and not resume and last_checkpoint(folder) is not None:
+        raise InputError(f"{folder}: already holds this run, unfinished", hint=f"continue it with --resume, or {elsewhere}")
     if owner is None and resume:
         raise InputError(f"{folder}: there is no run to resume", hint="start it without --resume")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell (read-only mounts, root, network folders)
+        with tempfile.TemporaryFile(dir=existing):  # permissions alone do not tell (read-only mounts, root, network folders)
             pass
     except OSError as error:
-        raise InputError(f"{folder}: not writable ({error.strerror or error})", hint="choose another folder with --out") from None
-    needed, free = _OTHER_BYTES + (0 if rehearse else bytes_on_disk(plan_file)), shutil.disk_usage(folder).free
+        raise InputError(f"{folder}: not writable ({error.strerror or error})", hint=elsewhere) from None
+    needed, free = _OTHER_BYTES + (0 if rehearse else bytes_on_disk(plan_file)), shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
             f"{folder}: not enough disk: the run writes up to {needed / (1 << 30):.2f} GiB, {free / (1 << 30):.2f} GiB are free",
-            hint="free some space, or choose a folder on another disk with --out",
+            hint=f"free some space, or {elsewhere} on another disk",
         )
-    write_text_atomically(folder / "run.json", json.dumps({"schema": RUN_SCHEMA, "owner": mine}, indent=1, ensure_ascii=False) + "\n")
+
+
+def claim_run_folder(folder: Path, plan_file: PlanFile, *, rehearse: bool) -> None:
+    """Make the folder and write run.json: from now on it belongs to this run.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror or error})", hint="choose another folder with --out") from None
+    document = {"schema": RUN_SCHEMA, "owner": _identity(plan_file, rehearse)}
+    write_text_atomically(folder / "run.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def release_run_folder(folder: Path) -> None:
@@ -102,10 +115,10 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         raise
 
 
-def _identity(plan_file: PlanFile) -> dict[str, Any]:
-    """What makes two runs the same run: model, recipe and data."""
+def _identity(plan_file: PlanFile, rehearse: bool) -> dict[str, Any]:
+    """What makes two runs the same run: model, recipe and data, and whether it is a rehearsal."""
     document = plan_file.to_dict()
-    return {key: document[key] for key in ("model", "recipe", "data")}
+    return {key: document[key] for key in ("model", "recipe", "data")} | {"rehearse": rehearse}
 
 
 def _owner(folder: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from ftadvise.estimator.plan_file import PlanFile, check_made_for
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.profiles.errors import FtadviseError, OutOfMemoryError
+from ftadvise.profiles.errors import InputError, InterruptedRunError, OutOfMemoryError
 from ftadvise.profiles.hardware import Hardware
-from ftadvise.runner.data import demo_data_path, load_rows
+from ftadvise.runner.data import RowSet, demo_data_path, load_rows
 from ftadvise.runner.prepare import Job, Prepared, prepare
 from ftadvise.runner.quiet import no_telemetry, quiet_libraries
 from ftadvise.runner.report import Answer, RunReport, write_report
-from ftadvise.runner.run_folder import claim_run_folder, last_checkpoint, release_run_folder, write_folder_atomically
+from ftadvise.runner.run_folder import check_run_folder, claim_run_folder, last_checkpoint, release_run_folder, write_folder_atomically
 from ftadvise.runner.supported import check_installed, check_supported
 
 if TYPE_CHECKING:
@@ -35,10 +36,26 @@ REHEARSAL_STEPS = 5
 _LIBRARIES = ("ftadvise", "torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
 
 
-class InterruptedRunError(FtadviseError):
-    """The user stopped the run; its state is saved."""
+def check_run(
+    plan_file: PlanFile, *, hardware: Hardware, out_dir: Path, resume: bool = False, rehearse: bool = False, max_steps: int | None = None
+) -> tuple[Recipe, RowSet]:
+    """Everything that can be checked before the weights are touched; changes nothing.
 
-    exit_code = 130
+    Returns:
+        The recipe as it will run (with its number of steps) and the rows it will learn.
+
+    Raises:
+        InputError: the plan, the machine, the data or the folder does not allow the run.
+    """
+    check_installed()
+    check_made_for(plan_file, hardware)
+    recipe = plan_file.recipe
+    if rehearse or max_steps is not None:
+        recipe = recipe.replace(max_steps=max_steps or REHEARSAL_STEPS)
+    check_supported(recipe, hardware)
+    data = load_rows(Path(plan_file.data_path).expanduser() if plan_file.data_path else demo_data_path())
+    check_run_folder(out_dir, plan_file, resume=resume, rehearse=rehearse)
+    return recipe, data
 
 
 def run_plan(
@@ -66,14 +83,8 @@ def run_plan(
         OutOfMemoryError: the device ran out of memory.
         InterruptedRunError: Ctrl-C; the state is saved.
     """
-    check_installed()
-    check_made_for(plan_file, hardware)
-    recipe = plan_file.recipe
-    if rehearse or max_steps is not None:
-        recipe = recipe.replace(max_steps=max_steps or REHEARSAL_STEPS)
-    check_supported(recipe, hardware)
-    data = load_rows(Path(plan_file.data_path).expanduser() if plan_file.data_path else demo_data_path())
-    claim_run_folder(out_dir, plan_file, resume=resume, rehearse=rehearse)
+    recipe, data = check_run(plan_file, hardware=hardware, out_dir=out_dir, resume=resume, rehearse=rehearse, max_steps=max_steps)
+    claim_run_folder(out_dir, plan_file, rehearse=rehearse)
     no_telemetry()
     if console is None:
         from rich.console import Console
@@ -91,6 +102,7 @@ def run_plan(
             raise
         report = _train(job, prepared, began)
     write_report(out_dir, report)
+    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
     return report
 
 
@@ -122,6 +134,8 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
     state = trainer.state
     if stop.interrupted and state.global_step < state.max_steps:
         raise _interrupted(job, state.global_step, state.max_steps)
+    if not recorder.steps:
+        raise InputError(f"{checkpoint}: already at the last step, nothing is left to train", hint="that folder holds the trained weights")
     saved = None if job.rehearse else _save(trainer, prepared.tokenizer, job)
     steady = recorder.steps[METERED_STEPS:]  # the meter slows the first ones down
     seconds = sum(step.seconds for step in steady)

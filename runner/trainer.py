@@ -35,7 +35,6 @@ def wrap_with_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
         use_dora=recipe.method == "dora",
         bias="none",
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base_name,
     )
     try:
         with ignoring(*_PEFT_WARNINGS):
@@ -46,7 +45,7 @@ def wrap_with_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
         raise InputError(
             f"target_modules {', '.join(recipe.target_modules)}: {reason}", hint=f"this model has {', '.join(linear)}"
         ) from None
-    wrapped.peft_config["default"].base_model_name_or_path = base_name
+    wrapped.peft_config["default"].base_model_name_or_path = base_name  # PEFT would name the folder it was loaded from
     return wrapped
 
 
@@ -82,6 +81,7 @@ def build_trainer(
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
         disable_tqdm=True,
         report_to="none",
         save_strategy="steps" if save else "no",

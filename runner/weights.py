@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from ftadvise.estimator.plan_file import PlanFile
-from ftadvise.profiles.errors import FtadviseError, InputError
+from ftadvise.profiles.errors import InputError
 from ftadvise.runner.demo_model import DEMO_MODEL_ID, demo_gguf_path, demo_model_folder
 from ftadvise.runner.gguf import converted_gguf_folder
 
@@ -17,8 +18,10 @@ class WeightsMissingError(InputError):
     """The weights are not here and cannot be fetched; the message lists what was looked for."""
 
 
-def find_model_folder(plan_file: PlanFile, *, trust_remote_code: bool = False) -> Path:
+def find_model_folder(plan_file: PlanFile, *, trust_remote_code: bool = False, say: Callable[[str], None] = lambda _line: None) -> Path:
     """A folder with config.json, tokenizer and complete safetensors weights; downloads them when online.
+
+    `say` is told before anything that takes long.
 
     Raises:
         WeightsMissingError: they are neither here nor reachable.
@@ -27,7 +30,7 @@ def find_model_folder(plan_file: PlanFile, *, trust_remote_code: bool = False) -
     if plan_file.local_path is not None:
         path = Path(plan_file.local_path).expanduser()
         if path.suffix.lower() == ".gguf":
-            return converted_gguf_folder(path)
+            return converted_gguf_folder(path, say)
         if not path.is_dir():
             raise InputError(f"{path}: the model folder named in the plan is not there")
         missing = missing_files(path)
@@ -35,8 +38,8 @@ def find_model_folder(plan_file: PlanFile, *, trust_remote_code: bool = False) -
             raise _not_there(plan_file, [str(path / name) for name in missing])
         return path
     if plan_file.model_id == DEMO_MODEL_ID and demo_gguf_path() is not None:
-        return demo_model_folder()
-    return _from_hub(plan_file, trust_remote_code)
+        return demo_model_folder(say)
+    return _from_hub(plan_file, trust_remote_code, say)
 
 
 def base_model_name(plan_file: PlanFile, folder: Path) -> str:
@@ -72,9 +75,10 @@ def missing_files(folder: Path) -> list[str]:
     return missing + sorted(name for name in shards if not (folder / name).is_file())
 
 
-def _from_hub(plan_file: PlanFile, trust_remote_code: bool) -> Path:
+def _from_hub(plan_file: PlanFile, trust_remote_code: bool, say: Callable[[str], None]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
     name = plan_file.model_id
     patterns = ["*.safetensors", *_TEXT_FILES, *(["*.py"] if trust_remote_code else [])]
@@ -86,6 +90,8 @@ def _from_hub(plan_file: PlanFile, trust_remote_code: bool) -> Path:
         raise InputError(f"{name!r} is not a model name that the hub knows", hint="owner/name, or a local folder") from None
     except LocalEntryNotFoundError:
         pass
+    say(f"{name} is not in the cache; asking the hub")
+    enable_progress_bars()
     try:
         folder = Path(snapshot_download(name, allow_patterns=patterns))
     except GatedRepoError:
@@ -94,6 +100,8 @@ def _from_hub(plan_file: PlanFile, trust_remote_code: bool) -> Path:
         raise InputError(f"the hub knows no model {name!r} (or it is private)", hint="check the name, or: hf auth login") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
         raise _not_there(plan_file, _looked_for(name)) from None
+    finally:
+        disable_progress_bars()
     missing = missing_files(folder)
     if missing:
         raise _not_there(plan_file, [f"{name}/{file}" for file in missing])
@@ -107,9 +115,10 @@ def _looked_for(model_id: str) -> list[str]:
     return [str(folder / "snapshots" / "*" / name) for name in ("config.json", "model.safetensors", "model.safetensors.index.json")]
 
 
-def _not_there(plan_file: PlanFile, looked_for: list[str]) -> FtadviseError:
+def _not_there(plan_file: PlanFile, looked_for: list[str]) -> WeightsMissingError:
     shown = ", ".join(looked_for[:6]) + (f" and {len(looked_for) - 6} more" if len(looked_for) > 6 else "")
+    where = "in its folder" if plan_file.local_path else "in the cache, and the hub cannot be reached"
     return WeightsMissingError(
-        f"the weights of {plan_file.model_id} are not here and the hub cannot be reached; looked for {shown}",
+        f"the weights of {plan_file.model_id} are not {where}; looked for {shown}",
         hint="`ftadvise run PLAN --rehearse` measures memory and speed with random weights, without downloading",
     )

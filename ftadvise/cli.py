@@ -1,0 +1,105 @@
+"""The command line: the group, how errors and exit codes come out. Each command is a file in `commands/`.
+
+Exit codes: 0 ok, 1 a bug, 2 wrong usage or input, 3 nothing fits, 4 the prediction missed (--fail-on-miss), 5 out of memory while running,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from ftadvise import __version__
+from ftadvise.profiles.errors import FtadviseError, did_you_mean
+
+# name: one line of help. Modules are imported when their command runs, so that --help starts fast.
+COMMANDS = {
+    "plan": "Recommend a recipe, say why, and write ftadvise-plan.yaml.",
+    "estimate": "Price exactly one recipe: memory, time, whether it fits.",
+    "run": "Execute a plan, then show predicted beside measured.",
+    "report": "Show a finished run again.",
+    "probe": "Show this machine: GPUs, memory, CPU.",
+    "doctor": "Say what is wrong with the installation, and the command that mends it.",
+    "explain": "Explain one rule: what it says, when it fires, its source.",
+    "rules": "List the rules.",
+    "gpus": "List the GPUs with a profile.",
+    "models": "List the models with a card.",
+}
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and help without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, in the order of a user's path."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return one command."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"ftadvise.commands.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Name the nearest command when there is no such one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], COMMANDS) or "ftadvise --help lists the commands"
+            raise click.UsageError(f"no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing their modules."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ftadvise")
+def cli() -> None:
+    """Which LoRA / QLoRA fine-tuning recipe fits your GPU, what it costs in memory and time, and a run that shows how right that was.
+
+    \b
+      ftadvise plan --model Qwen-7B --gpu "RTX 4090"
+      ftadvise run ftadvise-plan.yaml
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `ftadvise` command: one line per error on stderr, and the documented exit codes."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        result = cli.main(args=arguments, prog_name="ftadvise", standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except FtadviseError as error:
+        code = show_error(str(error), error.hint, error.exit_code)
+    except click.exceptions.Abort:
+        code = show_error("interrupted", None, 130)
+    except click.ClickException as error:
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ftadvise"
+        code = show_error(error.format_message(), f"{command} --help", 2)
+    except KeyboardInterrupt:
+        code = show_error("interrupted", None, 130)
+    except BrokenPipeError:  # the reader of our output left (| head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours must not look like the user's fault
+        if os.environ.get("FTADVISE_TRACEBACK"):
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        code = show_error(f"a bug in ftadvise: {line}", "set FTADVISE_TRACEBACK=1 to see where, and please report it", 1)
+    sys.exit(code)
+
+
+def show_error(message: str, hint: str | None, code: int) -> int:
+    """Print one error on stderr; returns the exit code."""
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    click.secho(f"error: {message}", err=True, fg="red" if color else None, color=color)
+    if hint:
+        click.secho(f"  {hint}", err=True, color=color)
+    return code

@@ -1,0 +1,86 @@
+"""One priced recipe: the recipe in a line, memory, speed."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.profiles.hardware import Hardware
+from ftadvise.rendering.memory_view import memory_view
+from ftadvise.rendering.texts import text
+from ftadvise.rendering.units import count, duration, gib, rate
+
+
+def estimate_view(estimate: Estimate, lang: str) -> RenderableType:
+    """Everything one estimate says."""
+    title = Text(text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware)), style="bold")
+    return Group(title, recipe_line(estimate.recipe, lang), Text(), *figures(estimate, lang))
+
+
+def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
+    """Memory, speed, trained parameters."""
+    device = "cuda" if estimate.hardware.gpus else "cpu"
+    share = f"{100 * estimate.trainable_parameters / max(1, estimate.model.total_params):.2g} %"
+    trained = text(
+        "trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params)
+    )
+    return [
+        memory_view(estimate.memory, lang, device=device),
+        _headed(text("speed.title", lang), _speed(estimate, lang)),
+        _headed(text("trains.title", lang), Text(trained)),
+    ]
+
+
+def device_name(hardware: Hardware) -> str:
+    """"2 x RTX 4090 (24.0 GiB each)", or the CPU with its RAM."""
+    gpus = hardware.gpus
+    if not gpus:
+        return f"CPU, {hardware.cpu.name} ({gib(hardware.ram_bytes)} RAM)"
+    size = gib(gpus[0].memory_bytes)
+    return f"{len(gpus)} x {gpus[0].name} ({size} each)" if len(gpus) > 1 else f"{gpus[0].name} ({size})"
+
+
+def recipe_line(recipe: Recipe, lang: str) -> Text:
+    """The recipe as an expert would say it."""
+    line = Text(recipe.label, style="bold cyan")
+    parts = []
+    if recipe.quantization != "none":
+        parts.append(recipe.quantization + (" + double quantisation" if recipe.double_quantization and lang == "en" else ""))
+        if recipe.double_quantization and lang == "zh":
+            parts[-1] += " + 双重量化"
+    if recipe.method != "full":
+        parts.append(text("recipe.rank", lang, rank=recipe.rank, alpha=recipe.alpha))
+        parts.append(", ".join(recipe.target_modules))
+    parts.append(recipe.compute_dtype)
+    parts.append(text("recipe.batch", lang, micro=recipe.micro_batch, accumulation=recipe.gradient_accumulation))
+    parts.append(text("recipe.tokens", lang, count=f"{recipe.seq_len:,}"))
+    parts.append(text("recipe.checkpointing" if recipe.gradient_checkpointing else "recipe.no_checkpointing", lang))
+    parts += [recipe.attention, text("recipe.loss", lang, loss=recipe.loss), recipe.optimizer, f"lr {recipe.learning_rate:g}"]
+    line.append("  " + " · ".join(parts), style="not bold default")
+    return line
+
+
+def _headed(head: str, body: Text) -> Text:
+    line = Text(head, style="bold")
+    line.append("  ")
+    return line.append_text(body)
+
+
+def _speed(estimate: Estimate, lang: str) -> Text:
+    speed = estimate.throughput
+    if speed is None:
+        return Text(text("speed.unknown", lang), style="not bold")
+    words = text(
+        "speed.line",
+        lang,
+        speed=rate(speed.tokens_per_second),
+        low=rate(speed.low),
+        high=rate(speed.high),
+        step=duration(speed.seconds_per_step),
+    )
+    line = Text(words, style="not bold")
+    comma = "，" if lang == "zh" else ", "
+    line.append(comma.join(["", text(f"bound.{speed.bound_by}", lang), text(f"basis.{speed.basis}", lang)]), style="dim")
+    return line
