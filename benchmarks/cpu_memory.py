@@ -1,8 +1,8 @@
 """Metered real CPU training steps against the analytic memory model, moment by moment.
 
 Each case is a small model of a real architecture with random weights, trained for two optimizer steps by the runner's own code (TRL's
-SFTTrainer on transformers, peft, bitsandbytes) in a fresh process, under the runner's storage meter. Compared are the largest moments of each phase, where the
-model predicts them (forward: the loss; backward: the loss, and the layers; the optimizer step) and the peak of all of them, in bytes of live tensors.
+SFTTrainer on transformers, peft, bitsandbytes) in a fresh process, under the runner's storage meter. Compared, in bytes of live tensors:
+the largest moments that the model predicts (the loss forward and backward, the layers' backward, the optimizer step), and the peak.
 
 Run: python benchmarks/cpu_memory.py [--quick] [--only TEXT] [--listing]
 Writes benchmarks/results/cpu_memory.csv (not with --quick or --only). Exit code 1 when a peak is off by more than 1 %.
@@ -14,6 +14,7 @@ import argparse
 import csv
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -50,6 +51,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama-tied": {"tie_word_embeddings": True},
     "llama-mha": {"tie_word_embeddings": False, "num_key_value_heads": 8},
     "qwen2": {"tie_word_embeddings": False},
+    "llama-wide-vocabulary": {"tie_word_embeddings": False, "vocab_size": 40000, "hidden_size": 64, "intermediate_size": 176},
+    "gemma": {"tie_word_embeddings": True},
     "qwen3": {"tie_word_embeddings": True, "head_dim": 64},
 }
 
@@ -102,7 +105,20 @@ CASES = (
     Case("LoRA, padded batch, checkpointing", padded=True, changes={"seq_len": 256} | _CHECKPOINTED),
     Case("LoRA, no grouped heads", "llama-mha"),
     Case("LoRA, one sequence of 512", changes={"micro_batch": 1, "seq_len": 512}),
-    Case("LoRA, large vocabulary chunk", changes={"micro_batch": 1, "seq_len": 32}),
+    Case("LoRA, one sequence of 32", changes={"micro_batch": 1, "seq_len": 32}),
+    Case("LoRA bf16, one sequence of 16", changes={"compute_dtype": "bf16", "micro_batch": 1, "seq_len": 16}),
+    Case("LoRA, vocabulary of two tiles", "llama-wide-vocabulary", layers=2, changes={"seq_len": 32}),
+    Case("LoRA on gate, up", changes={"target_modules": ("gate_proj", "up_proj")}),
+    Case(
+        "LoRA on gate, up, no dropout, checkpointing",
+        changes={"target_modules": ("gate_proj", "up_proj"), "dropout": 0.0, "gradient_checkpointing": True},
+    ),
+    Case(
+        "QLoRA on q, v, checkpointing",
+        changes={"quantization": "nf4", "adapter_dtype": "bf16", "target_modules": ("q_proj", "v_proj"), "gradient_checkpointing": True},
+    ),
+    Case("Gemma LoRA", "gemma"),
+    Case("Gemma LoRA, checkpointing", "gemma", changes={"gradient_checkpointing": True}),
     Case("LoRA bf16", changes=_BF16),
     Case("LoRA bf16, checkpointing", changes=_BF16 | _CHECKPOINTED),
     Case("LoRA bf16, no dropout", changes=_BF16 | _NO_DROPOUT),
@@ -188,9 +204,7 @@ def predict(case: Case, batch: Batch) -> dict[str, dict[str, int]]:
 def compare(case: Case, measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the result table: each predicted moment of a training step, then the peak."""
     batch = Batch(*measured["batch"], masked=case.padded)
-    predicted = {
-        name: sum(alive.values()) for name, alive in predict(case, batch).items() if not name.startswith(("load", "evaluation"))
-    }
+    predicted = {name: sum(alive.values()) for name, alive in predict(case, batch).items() if not name.startswith(("load", "evaluation"))}
     pairs = [(name, predicted[name], measured["moments"][name]) for name in predicted if name in measured["moments"]]
     pairs.append(("peak", max(predicted.values()), measured["peak_bytes"]))
     return [
@@ -223,7 +237,8 @@ def in_fresh_process(case: Case, *, listing: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "measured.json"
         command = [sys.executable, __file__, "--child", case.name, "--answer", str(answer), *(["--listing"] if listing else [])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # the models are too small for more
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
         if done.returncode:
             raise SystemExit(f"{case.name}: training failed\n{done.stderr[-2000:]}")
         measured: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))

@@ -12,16 +12,20 @@ Rules of PyTorch, transformers 5 and PEFT that the terms follow (c = bytes of th
                       the eager path saves the softmax twice (fp32 and cast): heads x seq_len per token
     gated MLP         saves the gate's output (SiLU), SiLU's output and up's output (product)
 
-Verified to the byte against a storage meter on CPU training steps (see benchmarks/cpu_memory.py). Ignored: buffers below one byte per
-token and width. Soft caps, extra norms and query/key norms are counted as norms.
+Compared with a storage meter on real CPU training steps, moment by moment: benchmarks/cpu_memory.py. The CUDA kernels' tensors are read
+from PyTorch's sources, not metered here. Soft caps, extra norms and query/key norms are counted as norms.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ftadvise.estimator.layer_backward import Dtypes, backward_bytes
 from ftadvise.estimator.layout import Layout, Linear
 from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
+
+NORM_BACKWARD_BYTES = 5 * 4
+"""Per element in flight inside a norm's backward, in fp32: the gradient so far, the mean's, and three temporaries of the square's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class LayerActivations:
     `saved`: kept from forward to backward. `first_layer_discount`: what the first layer does not save when its input needs no
     gradient. `recomputing`: alive besides `saved` and the layers' inputs when a recomputed layer reaches its last saved tensor.
     `backward`: gradients in flight inside the layer's backward besides `saved`, at most. `block_input`: the layer's input, which a
-    checkpoint keeps.
+    checkpoint keeps; `input_is_saved`: it is fp32, so that the first norm saves that very tensor.
     """
 
     saved: int
@@ -58,67 +62,79 @@ class LayerActivations:
     recomputing: int
     backward: int
     block_input: int
+    input_is_saved: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Dtypes:
-    compute: int
-    adapter: int
-    autocast: bool
-    noise_is_mask: bool
+def layer_activations(
+    layout: Layout, recipe: Recipe, batch: Batch, *, device: str, kernel: str, fp32_hidden_states: bool = False
+) -> LayerActivations:
+    """The terms of one decoder layer.
 
-    @property
-    def noise(self) -> int:
-        """Bytes per element that dropout keeps."""
-        return 1 if self.noise_is_mask else self.adapter
-
-    @property
-    def adapter_input(self) -> int:
-        """Bytes per element of the tensor that A's product saves: autocast casts it back to the compute dtype."""
-        return self.compute if self.autocast else self.adapter
-
-
-def layer_activations(layout: Layout, recipe: Recipe, batch: Batch, *, device: str, kernel: str) -> LayerActivations:
-    """The terms of one decoder layer. `kernel`: "flash", "efficient", "math" or "eager" (see `attention_kernel`)."""
-    dtypes = _dtypes(recipe, device)
+    Args:
+        kernel: "flash", "efficient", "math", "eager" or "cpu" (see `attention_kernel`).
+        fp32_hidden_states: norms and embeddings were cast to fp32 (`prepare_model_for_kbit_training`).
+    """
+    dtypes = _dtypes(recipe, device, fp32_hidden_states=fp32_hidden_states)
     c, tokens, h = dtypes.compute, batch.tokens, layout.spec.hidden_size
     full = recipe.method == "full"
     adapted = layout.adapted(recipe)
     norm = _norm_bytes(layout, c, trained=full) * h + 4
-    qk_norm = (_norm_bytes(layout, c, trained=full) * (layout.query_width + layout.kv_width) + 8) if layout.has_qk_norm else 0
+    qk_norm = 0
+    if layout.has_qk_norm:  # one scale per head
+        qk_heads = layout.spec.num_attention_heads + layout.spec.num_kv_heads
+        qk_norm = _norm_bytes(layout, c, trained=full) * (layout.query_width + layout.kv_width) + 4 * qk_heads
     groups = {group: [x for x in layout.linears if x.group == group] for group in ("qkv", "o", "mlp", "down")}
     inputs = {
         group: sum(_group_inputs(linears, [x for x in adapted if x.group == group], recipe, dtypes)) for group, linears in groups.items()
     }
-    attention = _attention_bytes(layout, batch, kernel, c)
+    attention = _attention_bytes(layout, batch, kernel, dtypes.product)
     inner = layout_inner_width(layout)
     gated = layout.spec.mlp == "gated"
     mlp = (3 if gated else 1) * c * inner
-    out_saved = c * layout.query_width if full or _shares_input(recipe, dtypes) else 0
+    out_saved = dtypes.product * layout.query_width if full or dtypes.adapters_share_input(recipe.dropout) else 0
     if kernel in ("flash", "efficient", "cpu") and out_saved:
         inputs["o"] -= out_saved if inputs["o"] >= out_saved else 0  # the kernel saved its output already
 
     # a boolean mask becomes an additive one of the compute dtype in each layer, and the kernel saves it
-    mask = batch.sequences * batch.seq_len**2 * c if batch.masked and kernel in ("efficient", "cpu", "math") else 0
+    mask = batch.sequences * batch.seq_len**2 * dtypes.product if batch.masked and kernel in ("efficient", "cpu", "math") else 0
     saved = tokens * (norm * layout.norms_per_layer + qk_norm + sum(inputs.values()) + attention + mlp) + mask
-    qkv_noise = dtypes.noise * sum(x.in_features for x in adapted if x.group == "qkv") if recipe.dropout else 0
-    discount = 0 if full else tokens * (qkv_noise + norm)
+    discount = 0
+    if not full:
+        # nothing before the first adapter has a gradient in the first layer: no saved tensors, and no noise where that adapter drops out
+        before = {"qkv": 0, "o": qk_norm + attention, "mlp": qk_norm + attention + norm * (layout.norms_per_layer - 1)}
+        before["down"] = before["mlp"] + mlp
+        first = next((group for group in groups if any(x.group == group for x in adapted)), "qkv")
+        noise = dtypes.noise * sum(x.in_features for x in adapted if x.group == first) if recipe.dropout else 0
+        discount = tokens * (norm + noise + before[first]) + (0 if first == "qkv" else mask)
 
-    # When recomputation reaches its last saved tensor, the MLP's product, the copies of it on the way to the adapter, the normed hidden
-    # state, down's output and two gradients are alive; so is the middle of the residual stream, which a norm in fp32 has saved already.
-    down_adapted = any(x.group == "down" for x in adapted)
-    casts = (2 if dtypes.autocast and recipe.dropout else 1) if down_adapted and dtypes.adapter != c else 0
-    product = 0 if full or (down_adapted and _shares_input(recipe, dtypes)) else c
-    hidden_tensors = 4 if c == 4 else 5
-    recomputing = tokens * ((product + casts * dtypes.adapter) * inner + hidden_tensors * c * h)
-    if c == 4:
-        recomputing -= tokens * c * h  # the layer's input is both saved by its norm and kept by its checkpoint
-    # Inside backward: at `down`, the gradient of the product and of its casts; at the product, the gradients of product, gate and up,
-    # when what `down` had saved is free again. A quantised weight is expanded once more for its product.
-    at_down = c * inner + 2 * casts * dtypes.adapter * inner
-    at_product = (3 if gated else 2) * c * inner - inputs["down"]
-    in_backward = tokens * (max(at_down, at_product) + 2 * c * h) + dequantisation_bytes(layout, recipe)
-    return LayerActivations(saved, discount, recomputing, in_backward, tokens * c * h)
+    recomputing = tokens * _recomputing_per_token(layout, recipe, dtypes)
+    in_backward = backward_bytes(layout, recipe, dtypes, tokens=tokens, inner_width=inner)
+    return LayerActivations(saved, discount, recomputing, in_backward, tokens * c * h, c == 4)
+
+
+def _recomputing_per_token(layout: Layout, recipe: Recipe, dtypes: Dtypes) -> int:
+    """Bytes per token alive besides saved tensors when a recomputed layer saves its last one, where recomputation stops.
+
+    The last is what `down` saves for its gradient (its adapter's, its own input, or its weight), or the product's factors when `down` is
+    quantised and has no adapter. Alive then: the locals of the layer and the MLP (the residual stream, the normed hidden state, the
+    product, the adapter's cast input), and the gradients that had come before the first saved tensor was asked for.
+    """
+    c, a, h, inner = dtypes.compute, dtypes.adapter, layout.spec.hidden_size, layout_inner_width(layout)
+    full, shared = recipe.method == "full", dtypes.adapters_share_input(recipe.dropout)
+    adapted = {linear.group for linear in layout.adapted(recipe)}
+    residual = 0 if c == 4 else c * h  # in fp32 the norm has saved it
+    normed = 0 if full or (shared and "mlp" in adapted) else c * h
+    gradient = c * h
+    if "down" in adapted:
+        product = 0 if shared else c * inner
+        copies = a * inner if a != c else 0
+        if recipe.dropout and dtypes.adapter_input != a:
+            copies += a * inner  # dropped out in the adapter dtype, then cast for A
+        return residual + normed + gradient + product + copies + c * h + dtypes.adapter_input * h  # down's output, the scaled gradient
+    if full:
+        return residual + normed + gradient
+    product = c * inner  # the product itself, or its gradient when the quantised weight saved nothing
+    return residual + normed + gradient + product
 
 
 def layout_inner_width(layout: Layout) -> int:
@@ -157,17 +173,18 @@ def attention_kernel(layout: Layout, recipe: Recipe, batch: Batch, *, device: st
     return "math" if grouped_heads_in_kernel else "efficient"
 
 
-def _dtypes(recipe: Recipe, device: str) -> _Dtypes:
-    compute = DTYPE_BYTES[recipe.compute_dtype]
-    return _Dtypes(compute, DTYPE_BYTES[recipe.adapter_dtype], autocast=recipe.compute_dtype != "fp32", noise_is_mask=device == "cuda")
+def _dtypes(recipe: Recipe, device: str, *, fp32_hidden_states: bool) -> Dtypes:
+    product = DTYPE_BYTES[recipe.compute_dtype]
+    return Dtypes(
+        compute=4 if fp32_hidden_states else product,
+        product=product,
+        adapter=DTYPE_BYTES[recipe.adapter_dtype],
+        autocast=recipe.compute_dtype != "fp32",
+        noise_is_mask=device == "cuda",
+    )
 
 
-def _shares_input(recipe: Recipe, dtypes: _Dtypes) -> bool:
-    """Without dropout and with equal dtypes all adapters of a group save the very tensor they read."""
-    return recipe.dropout == 0 and dtypes.adapter == dtypes.compute
-
-
-def _group_inputs(linears: list[Linear], adapted: list[Linear], recipe: Recipe, dtypes: _Dtypes) -> list[int]:
+def _group_inputs(linears: list[Linear], adapted: list[Linear], recipe: Recipe, dtypes: Dtypes) -> list[int]:
     """Bytes per token that the linear layers of one group save: their shared input, or one per adapter, and A's outputs."""
     if not linears:
         return [0]
@@ -183,7 +200,7 @@ def _group_inputs(linears: list[Linear], adapted: list[Linear], recipe: Recipe, 
         return [0]
     if recipe.dropout:
         return [len(adapted) * width * (dtypes.noise + dtypes.adapter_input), a_outputs]
-    if dtypes.adapter == dtypes.compute:
+    if dtypes.adapters_share_input(recipe.dropout):
         return [width * dtypes.compute, a_outputs]
     return [len(adapted) * width * dtypes.adapter_input, a_outputs]
 

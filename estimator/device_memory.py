@@ -69,6 +69,22 @@ def device_memory(layout: Layout, hardware: Hardware, peak: Components) -> Devic
     return DeviceMemory(reserved, context["bytes"], used, int(low), int(high), available, verdict)
 
 
+def context_bytes() -> int:
+    """What a process holds on a CUDA device before its first tensor."""
+    size: int = _constants()["cuda_context"]["bytes"]
+    return size
+
+
+def matmul_workspace_bytes(gpu: Gpu | None) -> int:
+    """What PyTorch keeps allocated for cuBLAS: one workspace for the forward thread's handle and one for the backward thread's."""
+    if gpu is None or gpu.vendor != "NVIDIA":
+        return 0
+    workspace = _constants()["cublas_workspace"]
+    recent = gpu.compute_capability is not None and gpu.compute_capability >= (9, 0)
+    size: int = 2 * workspace["bytes_from_9_0" if recent else "bytes"]
+    return size
+
+
 def available_bytes(gpu: Gpu) -> int:
     """What a training process can take: the free memory of a probed GPU, else the card's memory without what the system keeps."""
     if gpu.free_bytes is not None:

@@ -41,7 +41,9 @@ def check_supported(model: ModelSpec, hardware: Hardware, recipe: Recipe) -> Non
     """Raise InputError when this device or model cannot run the recipe at all, whatever its memory."""
     gpu = hardware.gpu
     if model.kind in ("encoder", "seq2seq"):
-        raise InputError(f"{model.id} is a {model.kind} model; this version prices causal language models only", hint="see: ftadvise models")
+        raise InputError(
+            f"{model.id} is a {model.kind} model; this version prices causal language models only", hint="see: ftadvise models"
+        )
     if recipe.rank > model.hidden_size:
         raise InputError(f"rank {recipe.rank} is above the model's width {model.hidden_size}: an adapter would be larger than its layer")
     if gpu is None:

@@ -97,6 +97,8 @@ class Stack:
     versions: dict[str, str] = field(default_factory=dict)
     upcasts_kbit: bool = False
     """`prepare_model_for_kbit_training`: embeddings, head and norms in fp32."""
+    keeps_logits: bool = False
+    """With full logits: the model's output outlives the forward pass (transformers 4; 5 drops it before backward)."""
     default_loss: str = "fused"
     default_adapter_dtype: str = "fp32"
 

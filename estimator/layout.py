@@ -25,6 +25,7 @@ from ftadvise.profiles.model_spec import ModelSpec
 
 Group = Literal["qkv", "o", "mlp", "down"]
 
+_ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "wo", "c_proj")
 _DEFAULT_ARCHITECTURE = Architecture(architecture="", linear_modules=(), attention_modules=())
 
 
@@ -99,7 +100,8 @@ class Layout:
             if wanted not in names:
                 known = sorted(names)
                 raise InputError(
-                    f"{self.spec.id} has no linear layer {wanted!r}", hint=did_you_mean(wanted, known) or f"its linear layers: {', '.join(known)}"
+                    f"{self.spec.id} has no linear layer {wanted!r}",
+                    hint=did_you_mean(wanted, known) or f"its linear layers: {', '.join(known)}",
                 )
         return tuple(linear for linear in self.linears if linear.name in recipe.target_modules)
 
@@ -148,14 +150,17 @@ def _layout_of(key: _ById) -> Layout:
 
 
 def _attention_linears(spec: ModelSpec, query_width: int, kv_width: int) -> list[Linear]:
-    names, h = spec.attention_modules, spec.hidden_size
-    if len(names) == 2:
-        fused, out = names
-        qkv = [Linear(fused, "qkv", h, query_width + 2 * kv_width, spec.qkv_bias)]
+    h = spec.hidden_size
+    names = list(spec.attention_modules)
+    if len(names) not in (2, 4):
+        names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    out = next((name for name in names if name in _ATTENTION_OUTPUTS), names[-1])
+    names.remove(out)
+    if len(names) == 1:
+        qkv = [Linear(names[0], "qkv", h, query_width + 2 * kv_width, spec.qkv_bias)]
     else:
-        query, key, value, out = names if len(names) == 4 else ("q_proj", "k_proj", "v_proj", "o_proj")
-        widths = ((query, query_width), (key, kv_width), (value, kv_width))
-        qkv = [Linear(name, "qkv", h, width, spec.qkv_bias) for name, width in widths]
+        names.sort(key=lambda name: "qkv".find(name[0]))
+        qkv = [Linear(name, "qkv", h, width, spec.qkv_bias) for name, width in zip(names, (query_width, kv_width, kv_width), strict=True)]
     return [*qkv, Linear(out, "o", query_width, h, spec.o_bias)]
 
 

@@ -1,7 +1,9 @@
 """Memory of the loss at its two peaks, forward and backward. Bytes.
 
-    full     logits in the compute dtype (kept alive with the outputs), and in fp32: the upcast and the log-softmax forward; the log-softmax,
-             its gradient and the logits' gradient backward, so 12 bytes and the logits per token and vocabulary entry
+By implementation:
+
+    full     logits in the compute dtype, the upcast to fp32 (when that is another dtype) and the log-softmax forward; backward the
+             log-softmax, its gradient and the logits' gradient: 12 bytes per token and vocabulary entry, and the logits if they are kept
              (plain transformers Trainer; TRL up to 1.6)
     chunked  256 tokens at a time with an fp32 copy of the head (TRL 1.7 to 1.14)
     fused    no logits: tiles of at most 4096 tokens x 32768 vocabulary entries (TRL >= 1.15, trl/kernels/chunked_logprob.py).
@@ -33,23 +35,36 @@ class LossMemory:
     backward: int
 
 
-def loss_memory(layout: Layout, recipe: Recipe, sequences: int, seq_len: int, *, device: str) -> LossMemory:
-    """The loss of one micro batch; the last position of each sequence predicts nothing and is left out."""
+def loss_memory(
+    layout: Layout, recipe: Recipe, sequences: int, seq_len: int, *, device: str, fp32_head: bool = False, keeps_logits: bool = False
+) -> LossMemory:
+    """The loss of one micro batch; the last position of each sequence predicts nothing and is left out.
+
+    With `fp32_head` autocast makes a copy of the head for its product, which lives until backward.
+    """
     c = DTYPE_BYTES[recipe.compute_dtype]
     h, vocab = layout.spec.hidden_size, layout.spec.vocab_size
     tokens = sequences * max(1, seq_len - 1)
     hidden = tokens * h * c
+    # cutting off the last position copies the hidden states, unless there is one sequence, whose rest is contiguous
+    copy = hidden if sequences > 1 else 0
     trained_head = 4 * vocab * h if recipe.method == "full" else 0
     if recipe.loss == "full":
-        padded = sequences * seq_len
-        return LossMemory(forward=padded * vocab * (c + 8), backward=padded * vocab * (c + 12) + trained_head // 2)
+        entries, cast_head = sequences * seq_len * vocab, vocab * h * c if fp32_head else 0
+        forward = entries * (c + (4 if c != 4 else 0) + 4) + cast_head
+        backward = entries * (12 + (c if keeps_logits else 0)) + cast_head
+        return LossMemory(forward, backward + trained_head // 2)
     if recipe.loss == "chunked":
         head_copy = 4 * vocab * h
         chunk = min(tokens, _CHUNK_TOKENS) * vocab * 12
-        return LossMemory(forward=hidden + head_copy + chunk, backward=2 * hidden + head_copy + chunk + trained_head)
+        return LossMemory(forward=copy + head_copy + chunk, backward=2 * hidden + head_copy + chunk + trained_head)
     tile_rows, tile_columns = min(tokens, _TILE_TOKENS), min(vocab, _TILE_VOCABULARY)
     buffer = tile_rows * _TILE_VOCABULARY * c
     tile = tile_rows * tile_columns
     gradient = tokens * h * 4
-    expanded = (0, 0) if device == "cuda" else (_CPU_FORWARD_BYTES * tile, _CPU_BACKWARD_BYTES * tile)
-    return LossMemory(forward=hidden + buffer + expanded[0], backward=hidden + gradient + buffer + expanded[1] + trained_head)
+    expanded = (0, 0)
+    if device != "cuda":
+        # the products of the gradient in fp32 cast the tile and its part of the head
+        products = 4 * (tile + tile_columns * h) if c != 4 else 0
+        expanded = (_CPU_FORWARD_BYTES * tile, max(_CPU_BACKWARD_BYTES * tile, products))
+    return LossMemory(forward=copy + buffer + expanded[0], backward=hidden + gradient + buffer + expanded[1] + trained_head)

@@ -6,8 +6,11 @@ A training step is a fixed sequence of moments. At each, what is alive is known:
     forward    static + saved activations + the loss, forward
     backward   the largest of
                  the loss:      static + saved activations + the loss, backward
-                 a layer:       static + saved activations + gradients in flight; with checkpointing, the layers' inputs, one layer
-                                recomputed in full, and gradients in flight
+                 the last norm: static + saved activations + its gradients in fp32
+                 a layer:       static + what is saved still + the layer's gradients in flight (layer_backward.py); with checkpointing,
+                                the layers' inputs and one layer recomputed; for the model's last layer, which comes first and has most
+                                activations, and for its first layer, which has most gradients
+                 the embedding: static + all gradients, and a second one for a tied or accumulated embedding
     optimizer  static + gradients + the update's temporaries
     evaluation static + the activations in flight of one layer + the loss, forward (no graph is kept)
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 
 from ftadvise.estimator.activations import (
+    NORM_BACKWARD_BYTES,
     Batch,
     LayerActivations,
     attention_kernel,
@@ -28,7 +32,7 @@ from ftadvise.estimator.activations import (
     layer_activations,
     layout_inner_width,
 )
-from ftadvise.estimator.device_memory import DeviceMemory, device_memory
+from ftadvise.estimator.device_memory import DeviceMemory, device_memory, matmul_workspace_bytes
 from ftadvise.estimator.estimate_types import Components, MemoryEstimate, Phase, Stack
 from ftadvise.estimator.layout import Layout, layout_of
 from ftadvise.estimator.loss_memory import LossMemory, loss_memory
@@ -37,7 +41,6 @@ from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
 from ftadvise.estimator.static_memory import StaticMemory, static_memory
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
-
 
 Moment = tuple[Phase, dict[str, int]]
 """A phase and the bytes of each component that is alive at one moment of it (context excluded)."""
@@ -87,9 +90,11 @@ def step_moments(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: St
     batch = batch or batch_of(recipe)
     static = static_memory(layout, recipe, device=device, upcasts_kbit=stack.upcasts_kbit)
     kernel = attention_kernel(layout, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
-    layer = layer_activations(layout, recipe, batch, device=device, kernel=kernel)
-    loss = loss_memory(layout, recipe, batch.sequences, batch.seq_len, device=device)
-    return _moments(layout, recipe, batch, static, layer, loss, device)
+    upcast = stack.upcasts_kbit and recipe.quantization != "none"
+    layer = layer_activations(layout, recipe, batch, device=device, kernel=kernel, fp32_hidden_states=upcast)
+    loss = loss_memory(layout, recipe, batch.sequences, batch.seq_len, device=device, fp32_head=upcast, keeps_logits=stack.keeps_logits)
+    matmul = matmul_workspace_bytes(gpu)
+    return _moments(layout, recipe, batch, static, layer, loss, device, matmul)
 
 
 def _device(hardware: Hardware) -> str:
@@ -97,13 +102,13 @@ def _device(hardware: Hardware) -> str:
 
 
 def _moments(
-    layout: Layout, recipe: Recipe, batch: Batch, static: StaticMemory, layer: LayerActivations, loss: LossMemory, device: str
+    layout: Layout, recipe: Recipe, batch: Batch, static: StaticMemory, layer: LayerActivations, loss: LossMemory, device: str, matmul: int
 ) -> list[Moment]:
     spec, c = layout.spec, DTYPE_BYTES[recipe.compute_dtype]
     layers, checkpointing = spec.num_layers, recipe.gradient_checkpointing
-    hidden = batch.tokens * spec.hidden_size * c
+    hidden = layer.block_input
     full = recipe.method == "full"
-    inputs = _inputs(layout, batch, c)
+    inputs = matmul + _inputs(layout, recipe, batch, c)
     copies = _autocast_copies(recipe, static)
     base = {
         "weights": static.weights,
@@ -114,38 +119,56 @@ def _moments(
         "workspace": inputs,
     }
     final_norm = batch.tokens * (spec.hidden_size * (4 + (c if full else 0)) + 4)
-    kept_inputs = layers * layer.block_input
     if checkpointing:
-        saved, first_layer, last_layer = kept_inputs + final_norm, kept_inputs + layer.saved, layer.block_input + layer.saved
+        # in fp32 a layer's first norm saves the layer's very input: the tensor that its checkpoint keeps
+        recomputed = layer.saved - (layer.block_input if layer.input_is_saved else 0)
+        kept = layers * layer.block_input
+        first_layer, last_layer = kept + recomputed, layer.block_input + recomputed
         in_flight = max(layer.recomputing, layer.backward)
-        copies_in_backward = copies // layers
     else:
-        saved = layers * layer.saved - layer.first_layer_discount + final_norm
-        first_layer, last_layer = saved, layer.saved - layer.first_layer_discount
-        in_flight = max(layer.backward, batch.tokens * 4 * 5 * spec.hidden_size)  # the final norm's backward works in fp32
-        copies_in_backward = copies
-    # the embedding's gradient is as large as the embedding, and a tied head has a second one until they are added
-    embedding_gradient = spec.vocab_size * spec.hidden_size * c if full and spec.tie_word_embeddings else 0
+        kept = layers * layer.saved - layer.first_layer_discount
+        first_layer, last_layer = kept, layer.saved - layer.first_layer_discount
+        in_flight = layer.backward
+    copies_of_layer = copies // layers
+    copies_in_backward = copies_of_layer if checkpointing else copies
+    head, trunk, second_embedding = _gradients_by_origin(layout, recipe, static)
+    gradients_early, gradients_late = base["gradients"] or head, base["gradients"] or head + trunk * (layers - 1) // layers
     one_layer_forward = batch.tokens * c * (3 * layout_inner_width(layout) + 4 * spec.hidden_size) + dequantisation_bytes(layout, recipe)
     update = optimizer_temporary_bytes(layout, recipe, static, device=device)
+
+    def backward(activations: int, gradients: int, copies: int) -> Moment:
+        return "backward", base | {"activations": activations, "gradients": gradients, "workspace": inputs + copies}
+
     return [
         ("load", base | {"optimizer_state": 0, "gradients": 0, "adapters": 0, "workspace": _load_extra(layout, recipe)}),
-        ("forward", base | {"activations": saved + hidden, "loss": loss.forward, "workspace": inputs + copies}),
-        ("backward", base | {"activations": saved, "loss": loss.backward, "workspace": inputs + (0 if checkpointing else copies)}),
-        ("backward", base | {"activations": first_layer + in_flight, "workspace": inputs + copies_in_backward}),
-        # the layer that runs last in backward is the model's first: by then all gradients exist
+        ("forward", base | {"activations": kept + final_norm + hidden, "loss": loss.forward, "workspace": inputs + copies}),
         (
             "backward",
-            base
-            | {
-                "activations": last_layer + in_flight,
-                "gradients": static.gradients,
-                "workspace": inputs + copies_in_backward + embedding_gradient,
-            },
+            base | {"activations": kept + final_norm, "loss": loss.backward, "workspace": inputs + (0 if checkpointing else copies)},
         ),
-        ("optimizer_step", base | {"gradients": static.gradients, "workspace": inputs + update}),
+        backward(
+            kept + final_norm + batch.tokens * spec.hidden_size * NORM_BACKWARD_BYTES, gradients_early, 0 if checkpointing else copies
+        ),
+        backward(first_layer + in_flight, gradients_early, copies_in_backward),
+        # the layer that runs last in backward is the model's first: by then the other layers' gradients exist
+        backward(last_layer + in_flight, gradients_late, copies_of_layer),
+        backward(hidden, static.gradients, second_embedding),
+        ("optimizer_step", base | {"gradients": static.gradients, "workspace": matmul + 3 * 8 * batch.tokens + update}),
         ("evaluation", base | {"activations": one_layer_forward + hidden, "loss": loss.forward, "gradients": 0}),
     ]
+
+
+def _gradients_by_origin(layout: Layout, recipe: Recipe, static: StaticMemory) -> tuple[int, int, int]:
+    """Bytes of gradients: the head's, which comes first; all layers'; and, at the end, a second one for the embedding.
+
+    A tied head and embedding have one gradient each until they are added; accumulated gradients have a new one beside them.
+    """
+    if recipe.method != "full":
+        return 0, static.gradients, 0
+    head = embedding = layout.embedding_parameters * DTYPE_BYTES[recipe.compute_dtype]
+    tied = layout.spec.tie_word_embeddings
+    trunk = static.gradients - head - (0 if tied else embedding)
+    return head, trunk, embedding * (int(tied) + int(recipe.gradient_accumulation > 1))
 
 
 def _autocast_copies(recipe: Recipe, static: StaticMemory) -> int:
@@ -158,10 +181,10 @@ def _autocast_copies(recipe: Recipe, static: StaticMemory) -> int:
     return static.trainable_parameters * DTYPE_BYTES[recipe.compute_dtype]
 
 
-def _inputs(layout: Layout, batch: Batch, c: int) -> int:
-    """Token ids, labels and mask (int64), cos and sin of the rotary positions, and a boolean attention mask when there is one."""
+def _inputs(layout: Layout, recipe: Recipe, batch: Batch, c: int) -> int:
+    """Token ids, labels and mask (int64), cos and sin of the rotary positions, and the boolean attention mask that checkpoints keep."""
     rotary = 2 * batch.seq_len * layout.spec.head_dim * c if layout.spec.position == "rope" else 0
-    mask = batch.sequences * batch.seq_len**2 if batch.masked else 0
+    mask = batch.sequences * batch.seq_len**2 if batch.masked and recipe.gradient_checkpointing else 0
     return 3 * 8 * batch.tokens + rotary + mask
 
 

@@ -6,6 +6,7 @@ The advisor proposes it, the estimator prices it, the runner executes it, export
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -74,6 +75,10 @@ class Recipe:
             raise InputError(f"learning_rate must be in (0, 10), not {self.learning_rate}")
         if not self.target_modules:
             raise InputError("target_modules is empty: nothing would be trained", hint="use all-linear, or names such as q_proj,v_proj")
+        if not 0 <= self.warmup_ratio < 1:
+            raise InputError(f"warmup_ratio is a share of all steps, in [0, 1), not {self.warmup_ratio}")
+        if self.max_grad_norm < 0:
+            raise InputError(f"max_grad_norm must be at least 0 (0 switches clipping off), not {self.max_grad_norm}")
         if self.max_steps < 0 or self.epochs <= 0:
             raise InputError("max_steps must be >= 0 and epochs > 0")
         if self.method == "full" and self.quantization != "none":
@@ -143,7 +148,7 @@ def _check_types(recipe: Recipe) -> None:
         elif hint is int:
             ok, wanted = isinstance(value, int) and not isinstance(value, bool), "a whole number"
         elif hint is float:
-            ok, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+            ok, wanted = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value), "a number"
         elif hint == tuple[str, ...]:
             ok, wanted = isinstance(value, tuple) and all(isinstance(v, str) for v in value), "a list of names"
         else:

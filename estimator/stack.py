@@ -33,4 +33,10 @@ def stack_of(name: str = DEFAULT_STACK) -> Stack:
     entry = _stacks().get(name)
     if entry is None:
         raise InputError(f"unknown stack {name!r}", hint=did_you_mean(name, _stacks()) or f"known: {', '.join(_stacks())}")
-    return Stack(name=name, versions=dict(entry["versions"]), upcasts_kbit=entry["upcasts_kbit"], default_loss=entry["loss"])
+    return Stack(
+        name=name,
+        versions=dict(entry["versions"]),
+        upcasts_kbit=entry["upcasts_kbit"],
+        keeps_logits=entry.get("keeps_logits", False),
+        default_loss=entry["loss"],
+    )

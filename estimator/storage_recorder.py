@@ -34,7 +34,7 @@ class _Storage:
     operation: str
 
 
-class StorageRecorder(TorchDispatchMode):
+class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
     """A dispatch mode that follows storages on one device type from creation to release.
 
     What it sees: every storage that leaves an operation, and those announced with `adopt`. What it ignores: memory that a kernel

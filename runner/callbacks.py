@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -132,9 +133,8 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
         busy: whether the current step must be finished first (it is being metered).
     """
 
-    def __init__(self, console: Console, busy: Callable[[], bool]) -> None:
+    def __init__(self, busy: Callable[[], bool]) -> None:
         self.interrupted = False
-        self._console = console
         self._busy = busy
 
     @contextlib.contextmanager
@@ -167,4 +167,5 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        self._console.print("stopping after this step; Ctrl-C again stops at once, without saving")
+        # a signal arrives anywhere, also while the console is writing: only a bare write is safe here
+        os.write(2, b"\nstopping as soon as the state can be saved; Ctrl-C again stops at once, without saving\n")

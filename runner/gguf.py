@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvise.profiles.errors import InputError
+from ftadvise.profiles.gguf_header import spec_from_gguf
 from ftadvise.profiles.yaml_store import cache_folder
 from ftadvise.runner.quiet import quiet_libraries
 
@@ -38,6 +39,7 @@ def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _lin
         return folder
     from filelock import FileLock
 
+    spec_from_gguf(source)  # refuses a broken header in one line
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,7 @@ def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _lin
                 temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
                 _convert(source, temporary)
                 temporary.rename(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
         raise InputError(
             f"{source}: cannot be converted into {folder.parent} ({reason})",

@@ -13,6 +13,8 @@ from ftadvise.estimator.plan_file import PlanFile
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.hardware import Hardware
+from ftadvise.profiles.json_objects import read_json_object
+from ftadvise.profiles.model_config import spec_from_config
 from ftadvise.runner.data import RowSet
 from ftadvise.runner.tokens import TokenStats, tokenize_rows
 
@@ -67,8 +69,9 @@ def _pretrained(job: Job) -> Prepared:
     from ftadvise.runner.weights import base_model_name, find_model_folder
 
     folder = find_model_folder(
-        job.plan_file, trust_remote_code=job.trust_remote_code, say=lambda line: job.console.print(line, highlight=False)
+        job.plan_file, trust_remote_code=job.trust_remote_code, say=lambda line: job.console.print(line, markup=False, highlight=False)
     )
+    spec_from_config(read_json_object(folder / "config.json"), source=str(folder / "config.json"))  # refuses impossible numbers
     check_remote_code(folder, trusted=job.trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=job.trust_remote_code)
     if tokenizer is None:

@@ -17,6 +17,8 @@ from typing import Any
 
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
+from ftadvise.profiles.json_objects import read_json_object
+from ftadvise.profiles.model_config import spec_from_config
 from ftadvise.profiles.model_spec import ModelSpec
 from ftadvise.runner.load_model import torch_dtype
 from ftadvise.runner.quiet import quiet_libraries
@@ -68,14 +70,17 @@ def skeleton(folder: Path, *, trust_remote_code: bool = False) -> Any:
         InputError: transformers cannot build a model from that config.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    # impossible numbers first: a model of a million layers would take hours to be built, even without memory
+    spec_from_config(read_json_object(folder / "config.json"), source=str(folder / "config.json"))
     with quiet_libraries():
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, RuntimeError, StrictDataclassError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{folder / 'config.json'}: no causal language model can be built from it ({reason})") from None
     model.tie_weights()

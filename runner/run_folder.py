@@ -73,11 +73,13 @@ def claim_run_folder(folder: Path, plan_file: PlanFile, *, rehearse: bool) -> No
 
 
 def release_run_folder(folder: Path) -> None:
-    """Undo a claim before anything was trained: a run that never began leaves nothing behind."""
-    if last_checkpoint(folder) is None and not (folder / "report.json").exists():
-        (folder / "run.json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: it was there before
-            folder.rmdir()
+    """Undo a claim when there is nothing to resume and nothing to show: a run that never got anywhere leaves nothing behind."""
+    if last_checkpoint(folder) is not None or (folder / "report.json").exists():
+        return
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "run.json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty: it was there before
+        folder.rmdir()
 
 
 def bytes_on_disk(plan_file: PlanFile) -> int:

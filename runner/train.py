@@ -94,13 +94,12 @@ def run_plan(
     job = Job(plan_file, recipe, data, hardware, device, out_dir, resume, rehearse, trust_remote_code, console)
     began = time.perf_counter()
     with _explaining_out_of_memory(recipe), quiet_libraries():
-        console.print(f"preparing {plan_file.model_id}", highlight=False)
+        console.print(f"preparing {plan_file.model_id}", markup=False, highlight=False)
         try:
-            prepared = prepare(job)
+            report = _train(job, prepare(job), began)
         except BaseException:
             release_run_folder(out_dir)
             raise
-        report = _train(job, prepared, began)
     write_report(out_dir, report)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
     return report
@@ -122,7 +121,7 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
     trainer = build_trainer(model, prepared.tokenizer, prepared.rows, job.recipe, job.device, checkpoints, save=not job.rehearse)
     meter = make_meter(trainer.model, job.device, load_peak_bytes=prepared.load_peak_bytes)
     recorder, progress = StepRecorder(METERED_STEPS), ProgressLine(job.console)
-    stop = StopOnInterrupt(job.console, busy=lambda: meter.steps < METERED_STEPS)
+    stop = StopOnInterrupt(busy=lambda: meter.steps < METERED_STEPS)
     for callback in (recorder, MeterCallback(meter), stop, progress):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(job.out_dir) if job.resume else None

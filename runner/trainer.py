@@ -13,7 +13,7 @@ from ftadvise.runner.quiet import ignoring
 _SAVES_PER_RUN = 5
 
 # One library calling another's old name: nothing the user could do anything about.
-_PEFT_WARNINGS = (r"`is_gradient_checkpointing` is deprecated",)
+PEFT_WARNINGS = (r"`is_gradient_checkpointing` is deprecated",)
 
 
 def wrap_with_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
@@ -25,7 +25,9 @@ def wrap_with_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
     if recipe.method == "full":
         return model
     from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
 
+    set_seed(recipe.seed)  # the adapter begins with random numbers; the trainer seeds too late for them
     targets: Any = "all-linear" if recipe.target_modules == ("all-linear",) else list(recipe.target_modules)
     config = LoraConfig(
         r=recipe.rank,
@@ -37,7 +39,7 @@ def wrap_with_adapter(model: Any, recipe: Recipe, base_name: str) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        with ignoring(*_PEFT_WARNINGS):
+        with ignoring(*PEFT_WARNINGS):
             wrapped = get_peft_model(model, config)
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__.startswith("Linear")})

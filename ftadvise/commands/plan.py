@@ -23,6 +23,7 @@ PLAN_NAME = "ftadvise-plan.yaml"
 @click.option("--budget", type=float, help="Limit of the cost in US dollars.")
 @click.option("--stack", default="trl", show_default=True, help="The training code that will run it.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help=f"The plan file (default: {PLAN_NAME}; with --json none).")
+@click.option("--why", is_flag=True, help="Show every rule that fired in full.")
 @recipe_options
 @json_option
 @lang_option
@@ -37,6 +38,7 @@ def command(
     budget: float | None,
     stack: str,
     output: Path | None,
+    why: bool,
     as_json: bool,
     lang: str | None,
     **options: Any,
@@ -75,7 +77,7 @@ def command(
     from ftadvise.rendering.plan_view import plan_view
 
     chosen = language(lang)
-    out_console().print(plan_view(plan, chosen))
+    out_console().print(plan_view(plan, chosen, every_rule=why))
     from ftadvise.rendering.texts import text
 
     hints = err_console()

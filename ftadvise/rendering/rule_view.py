@@ -22,7 +22,8 @@ def rules_view(rules: Iterable[Explanation], lang: str) -> RenderableType:
     for rule in rules:
         name = rule.table.in_language(lang)
         if name != current:
-            table.add_row(*([""] * 3) if current else (), end_section=False)
+            if current is not None:
+                table.add_row("", "", "")
             table.add_row(Text(name, style="bold"), "", "")
             current = name
         table.add_row(rule.id, rule.sentence.in_language(lang), rule.source or "")

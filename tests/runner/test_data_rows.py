@@ -73,7 +73,7 @@ def test_rows_with_nothing_to_learn_are_dropped_and_counted(tmp_path: Path) -> N
         ("a.jsonl", b" \n\n", "empty"),
         ("a.json", b"[]", "no rows"),
         ("a.csv", b"instruction,output\n", "no rows"),
-        ("a.jsonl", _jsonl(GOOD).encode() + b'{"instruction": "\xff"}', "not UTF-8 at byte 68"),
+        ("a.jsonl", _jsonl(GOOD).encode() + b'{"instruction": "\xff"}', "not UTF-8 at byte 80"),
         ("a.jsonl", _jsonl(GOOD) + '{"instruction": "x", \n', "line 2: broken JSON"),
         ("a.jsonl", _jsonl(GOOD) + "\n[1]\n", "line 3: a row is an object, not list"),
         ("a.jsonl", _jsonl({"question": "x", "answer": "y"}), "line 1: columns are missing, found question, answer"),

@@ -144,6 +144,7 @@ def test_releasing_removes_only_what_was_claimed(tmp_path: Path) -> None:
     (used / "notes.txt").write_text("mine")
     for folder in (fresh, used):
         claim_run_folder(folder, _plan(), rehearse=False)
+        _checkpoint(folder, 1, complete=False)
         release_run_folder(folder)
     assert not fresh.exists()
     assert [path.name for path in used.iterdir()] == ["notes.txt"]

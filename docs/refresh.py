@@ -1,0 +1,52 @@
+"""Writes into the documentation what the program itself says: `--help` texts and the table of published runs.
+
+A marked block (`<!-- help: plan -->` ... `<!-- end -->`) is replaced whole. Run: python docs/refresh.py (`make docs`); a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ftadvise.cli import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md")
+_BLOCK = re.compile(r"<!-- (?P<kind>help|table):(?P<what>[ a-z0-9_]*)-->\n.*?<!-- end -->", re.DOTALL)
+
+
+def refreshed(document: str) -> str:
+    """The Markdown `document` with every marked block as it should read today."""
+    return _BLOCK.sub(_block, document)
+
+
+def _block(match: re.Match[str]) -> str:
+    what = match["what"].strip()
+    content = _help(what.split()) if match["kind"] == "help" else _table(what)
+    return f"<!-- {match['kind']}:{match['what']}-->\n{content}<!-- end -->"
+
+
+def _help(command: list[str]) -> str:
+    result = CliRunner().invoke(cli, [*command, "--help"], prog_name="ftadvise", terminal_width=100)
+    if result.exit_code != 0:
+        raise SystemExit(f"ftadvise {' '.join(command)} --help failed: {result.output}")
+    lines = [line.rstrip() for line in result.output.splitlines()]
+    return "\n".join(["```text", *lines, "```", ""])
+
+
+def _table(name: str) -> str:
+    table: str = runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))["table"]()
+    return table
+
+
+def main() -> None:
+    """Rewrite the documents in place."""
+    for path in DOCUMENTS:
+        path.write_text(refreshed(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
