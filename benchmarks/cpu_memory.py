@@ -1,10 +1,11 @@
 """Metered real CPU training steps against the analytic memory model, moment by moment.
 
-Each case is a small model of a real architecture with random weights, trained for two optimizer steps by the runner's own code (TRL's
-SFTTrainer on transformers, peft, bitsandbytes) in a fresh process, under the runner's storage meter. Compared, in bytes of live tensors:
-the largest moments that the model predicts (the loss forward and backward, the layers' backward, the optimizer step), and the peak.
+Each case is a small model of a real architecture with random weights, trained for two optimizer steps in a fresh process under the
+runner's storage meter: by the runner's own code (TRL's SFTTrainer on transformers, peft, bitsandbytes), a few by transformers' Trainer.
+Compared, in bytes of live tensors: the largest moments that the model predicts (the loss forward and backward, the layers' backward, the
+optimizer step), and the peak.
 
-Run: python benchmarks/cpu_memory.py [--quick] [--only TEXT] [--listing]
+Run: python benchmarks/cpu_memory.py [--quick] [--only TEXT [--append]] [--listing]
 Writes benchmarks/results/cpu_memory.csv (not with --quick or --only). Exit code 1 when a peak is off by more than 1 %.
 """
 
@@ -52,6 +53,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama-mha": {"tie_word_embeddings": False, "num_key_value_heads": 8},
     "qwen2": {"tie_word_embeddings": False},
     "llama-wide-vocabulary": {"tie_word_embeddings": False, "vocab_size": 40000, "hidden_size": 64, "intermediate_size": 176},
+    "llama-smollm2": {
+        "tie_word_embeddings": True,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "vocab_size": 49152,
+    },
     "gemma": {"tie_word_embeddings": True},
     "qwen3": {"tie_word_embeddings": True, "head_dim": 64},
 }
@@ -65,6 +75,7 @@ class Case:
     architecture: str = "llama"
     layers: int = 4
     padded: bool = False
+    stack: str = "trl"
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,6 +98,8 @@ _NF4 = {"quantization": "nf4", "adapter_dtype": "bf16"}
 _NF4_DOUBLE = {**_NF4, "double_quantization": True}
 _BF16 = {"compute_dtype": "bf16"}
 _FULL = {"method": "full"}
+_FP32_ADAPTERS = {"adapter_dtype": "fp32"}
+_LOGITS = {"loss": "full"}
 
 CASES = (
     Case("LoRA"),
@@ -147,6 +160,17 @@ CASES = (
     Case("Qwen3 LoRA, no dropout, checkpointing", "qwen3", changes=_NO_DROPOUT | _CHECKPOINTED),
     Case("Qwen3 LoRA bf16", "qwen3", changes=_BF16),
     Case("Qwen3 QLoRA bf16, checkpointing", "qwen3", changes=_NF4_DOUBLE | _BF16 | _CHECKPOINTED),
+    Case("SmolLM2-135M's sizes: LoRA, checkpointing", "llama-smollm2", layers=30, changes=_CHECKPOINTED),
+    Case("SmolLM2-135M's sizes: LoRA", "llama-smollm2", layers=30),
+    Case("plain Trainer: LoRA, checkpointing", stack="transformers", changes=_LOGITS | _CHECKPOINTED),
+    Case("plain Trainer: LoRA bf16, checkpointing", stack="transformers", changes=_LOGITS | _BF16 | _CHECKPOINTED),
+    Case("plain Trainer: QLoRA bf16", stack="transformers", changes=_LOGITS | _BF16 | _NF4_DOUBLE | _FP32_ADAPTERS),
+    Case("plain Trainer: k-bit QLoRA bf16", stack="transformers-kbit", changes=_LOGITS | _BF16 | _NF4_DOUBLE | _FP32_ADAPTERS),
+    Case(
+        "plain Trainer: k-bit QLoRA bf16, checkpointing",
+        stack="transformers-kbit",
+        changes=_LOGITS | _BF16 | _NF4_DOUBLE | _FP32_ADAPTERS | _CHECKPOINTED,
+    ),
 )
 QUICK = ("LoRA", "LoRA bf16, checkpointing", "QLoRA, double quantisation, checkpointing")
 
@@ -168,8 +192,16 @@ def measure(case: Case, *, listing: bool = False) -> dict[str, Any]:
         folder = Path(scratch)
         (folder / "config.json").write_text(json.dumps(case.config), encoding="utf-8")
         with random_checkpoint(folder, recipe, folder) as weights:
-            model = wrap_with_adapter(load_model(weights, recipe, "cpu"), recipe, case.architecture)
-        trainer = build_trainer(model, synthetic_tokenizer(vocabulary), rows, recipe, "cpu", folder / "checkpoints", save=False)
+            model = load_model(weights, recipe, "cpu")
+        if stack_of(case.stack).upcasts_kbit:
+            from peft import prepare_model_for_kbit_training
+
+            model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        model = wrap_with_adapter(model, recipe, case.architecture)
+        if case.stack == "trl":
+            trainer = build_trainer(model, synthetic_tokenizer(vocabulary), rows, recipe, "cpu", folder / "checkpoints", save=False)
+        else:
+            trainer = _plain_trainer(model, rows, recipe, folder / "checkpoints")
         meter = make_meter(trainer.model, "cpu")
         trainer.add_callback(MeterCallback(meter))
         trainer.train()
@@ -189,11 +221,37 @@ def measure(case: Case, *, listing: bool = False) -> dict[str, Any]:
     return measured
 
 
+def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe, folder: Path) -> Any:
+    """transformers' own Trainer, as the stacks "transformers" and "transformers-kbit" mean it."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    from ftadvise.runner.trainer import _checkpointing
+
+    config = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=recipe.micro_batch,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        max_steps=recipe.max_steps,
+        optim=recipe.optimizer,
+        bf16=recipe.compute_dtype == "bf16",
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        **_checkpointing(recipe.gradient_checkpointing),
+    )
+    if recipe.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return Trainer(model=model, args=config, train_dataset=Dataset.from_list(rows))
+
+
 def predict(case: Case, batch: Batch) -> dict[str, dict[str, int]]:
     """What the analytic model says is alive at each moment: "phase/label" -> component -> bytes."""
     spec = spec_from_config(case.config, source=case.name)
     predicted: dict[str, dict[str, int]] = {}
-    for phase, alive in step_moments(spec, CPU, case.recipe, stack_of(), batch=batch):
+    for phase, alive in step_moments(spec, CPU, case.recipe, stack_of(case.stack), batch=batch):
         label = "loss" if alive.get("loss") else "workspace" if phase == "optimizer_step" else "activations"
         name = f"{phase}/{label}"
         if sum(alive.values()) > sum(predicted.get(name, {}).values()):
@@ -211,6 +269,7 @@ def compare(case: Case, measured: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "case": case.name,
             "architecture": case.architecture,
+            "stack": case.stack,
             "moment": name,
             "predicted_bytes": guess,
             "measured_bytes": real,
@@ -250,6 +309,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="metered CPU training steps against the analytic memory model")
     parser.add_argument("--quick", action="store_true", help="three cases, for CI")
     parser.add_argument("--only", help="cases whose name contains this text")
+    parser.add_argument("--append", action="store_true", help="add the cases of --only to the CSV")
     parser.add_argument("--listing", action="store_true", help="show what was alive at each moment")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
@@ -273,11 +333,12 @@ def main() -> int:
             print(f"   {row['moment']:26s} {figures}", flush=True)
         if arguments.listing:
             print_listing(case, measured)
-    if not partial:
+    if not partial or arguments.append:
         RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("w", newline="", encoding="utf-8") as file:
+        with RESULTS.open("a" if arguments.append else "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*rows[0], *versions])
-            writer.writeheader()
+            if not arguments.append:
+                writer.writeheader()
             writer.writerows(row | versions for row in rows)
     peaks = [row for row in rows if row["moment"] == "peak"]
     worst = max(peaks, key=lambda row: abs(row["error_percent"]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,53 @@ def _stacks() -> dict[str, Any]:
 
 @functools.cache
 def stack_of(name: str = DEFAULT_STACK) -> Stack:
-    """The stack with this name.
+    """The stack called "trl" or, at a version, "trl==1.10".
+
+    Without a version the installed one counts, and where none is installed the one that ftadvise is tested with.
 
     Raises:
-        InputError: no such stack, or a version was asked for (this version of ftadvise knows one per stack).
+        InputError: no such stack, or not a version.
     """
-    if "==" in name:
-        base, version = name.split("==", 1)
-        raise InputError(f"stack {base} {version}: versions of a stack cannot be chosen yet", hint=f"use --stack {base}")
-    entry = _stacks().get(name)
+    base, _, wanted = name.partition("==")
+    entry = _stacks().get(base)
     if entry is None:
-        raise InputError(f"unknown stack {name!r}", hint=did_you_mean(name, _stacks()) or f"known: {', '.join(_stacks())}")
+        raise InputError(f"unknown stack {base!r}", hint=did_you_mean(base, _stacks()) or f"known: {', '.join(_stacks())}")
+    package, versions = entry["package"], dict(entry["versions"])
+    version = wanted or _installed(package) or versions[package].lstrip(">=")
+    versions[package] = version
     return Stack(
-        name=name,
-        versions=dict(entry["versions"]),
+        name=base,
+        versions=versions,
         upcasts_kbit=entry["upcasts_kbit"],
         keeps_logits=entry.get("keeps_logits", False),
-        default_loss=entry["loss"],
+        default_loss=loss_of_version(entry["loss"], version),
     )
+
+
+def trl_loss(version: str) -> str:
+    """The loss implementation of this version of TRL's SFTTrainer: "full", "chunked" or "fused"."""
+    return loss_of_version(_stacks()[DEFAULT_STACK]["loss"], version)
+
+
+def loss_of_version(loss_from: dict[str, str], version: str) -> str:
+    """The entry with the highest version that is not above `version`.
+
+    Raises:
+        InputError: `version` is not one.
+    """
+    here = _numbers(version)
+    return max(((_numbers(first), loss) for first, loss in loss_from.items() if _numbers(first) <= here), key=lambda pair: pair[0])[1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = re.match(r"\d+(\.\d+)*", version)
+    if parts is None:
+        raise InputError(f"{version!r} is not a version", hint="for example: --stack trl==1.16")
+    return tuple(int(part) for part in parts.group().split("."))
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ def plan(
     """
     request = request or PlanRequest(fixed=recipe_fields)
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
+    if training_stack.default_loss != Recipe().loss:
+        request = dataclasses.replace(request, fixed={"loss": training_stack.default_loss, **request.fixed})
     return make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack))
 
 

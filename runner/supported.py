@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.stack import trl_loss
 from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.hardware import Hardware
 
@@ -51,17 +52,6 @@ def _refusals(recipe: Recipe, hardware: Hardware) -> Iterator[tuple[str, str]]:
         yield f"quantization {recipe.quantization} needs bitsandbytes, which does not support {gpu.name}", "use quantization none"
     if "lm_head" in recipe.target_modules:
         yield "an adapter on lm_head would never be trained: the fused loss reads the head's own weight", "remove lm_head"
-    executed = executed_loss(version("trl"))
+    executed = trl_loss(version("trl"))
     if recipe.loss != executed:
         yield f"loss {recipe.loss} is not what the installed TRL {version('trl')} executes: it is {executed}", f"use loss: {executed}"
-
-
-def executed_loss(trl_version: str) -> str:
-    """The loss implementation that SFTTrainer of this TRL version uses by default.
-
-    Full logits up to 1.6; in chunks of 256 tokens from 1.7; fused with the output head from 1.15 (TRL's release notes and source).
-    """
-    major, minor = (int(part) for part in trl_version.split(".")[:2])
-    if (major, minor) >= (1, 15):
-        return "fused"
-    return "chunked" if (major, minor) >= (1, 7) else "full"

@@ -9,7 +9,8 @@ import pytest
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.hardware import Gpu, Hardware
-from ftadvise.runner.supported import check_supported, executed_loss
+from ftadvise.estimator.stack import trl_loss
+from ftadvise.runner.supported import check_supported
 
 pytest.importorskip("trl")
 GOOD = Recipe(compute_dtype="fp32")
@@ -74,4 +75,4 @@ def test_what_a_card_cannot_do_is_refused(hardware: Hardware, changes: dict[str,
     [("0.29.1", "full"), ("1.6.0", "full"), ("1.7.0", "chunked"), ("1.14.2", "chunked"), ("1.15.0", "fused"), ("2.0", "fused")],
 )
 def test_the_loss_follows_the_version_of_trl(version: str, loss: str) -> None:
-    assert executed_loss(version) == loss
+    assert trl_loss(version) == loss
