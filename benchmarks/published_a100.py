@@ -11,10 +11,12 @@ Run: python benchmarks/published_a100.py (`make docs` writes the table into the 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ftadvise import api
+from ftadvise.estimator.estimate_types import MemoryEstimate
 
 ROWS = Path(__file__).parent / "data" / "memory_measurements.csv"
 # acceleration column: (name in the table, our stack)
@@ -39,23 +41,64 @@ _FIXED: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One published run: bytes of our estimate, and GiB as measured."""
+
+    name: str
+    memory: MemoryEstimate
+    allocated_gib: float
+    device_used_gib: float
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """Of allocated and of device used, in per cent of what was measured."""
+        allocated, used = _gib(self.memory.peak_allocated_bytes), _gib(self.memory.device_used_bytes)
+        return 100 * (allocated / self.allocated_gib - 1), 100 * (used / self.device_used_gib - 1)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the interval holds what nvidia-smi showed."""
+        return self.memory.low_bytes <= self.device_used_gib * 2**30 <= self.memory.high_bytes
+
+
+def comparisons() -> list[Comparison]:
+    """Every published run of the two stacks, by method, stack and batch."""
+    found = []
+    for row in _rows():
+        suffix, stack = _PATHS[row["acceleration"]]
+        recipe = {**_FIXED, "method": row["method"], "micro_batch": int(row["micro_batch_size"])}
+        memory = api.estimate("mistralai/Mistral-7B-v0.1", gpu="A100-80GB", stack=stack, **recipe).memory
+        name = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}[row["method"]] + f"{suffix}, {row['micro_batch_size']} x 4,096"
+        found.append(Comparison(name, memory, float(row["peak_mem_gib_norm"]), float(row["peak_mem_nvidia_mib"]) / 1024))
+    return found
+
+
 def table() -> str:
     """The comparison as a Markdown table; GiB, and the error of the estimate in per cent."""
     lines = [
         "| run | allocated, measured | estimated | error | nvidia-smi | estimated | error | interval |",
         "|---|--:|--:|--:|--:|--:|--:|---|",
     ]
-    for row in _rows():
-        suffix, stack = _PATHS[row["acceleration"]]
-        recipe = {**_FIXED, "method": row["method"], "micro_batch": int(row["micro_batch_size"])}
-        memory = api.estimate("mistralai/Mistral-7B-v0.1", gpu="A100-80GB", stack=stack, **recipe).memory
-        name = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}[row["method"]]
-        allocated, shown = float(row["peak_mem_gib_norm"]), float(row["peak_mem_nvidia_mib"]) / 1024
-        lines.append(
-            f"| {name}{suffix}, {row['micro_batch_size']} x 4,096 {_pair(memory.peak_allocated_bytes, allocated)}"
-            f" {_pair(memory.device_used_bytes, shown)} | {_gib(memory.low_bytes):.1f} - {_gib(memory.high_bytes):.1f} |"
-        )
+    for each in comparisons():
+        memory, (error, error_used) = each.memory, each.errors
+        allocated = f"{each.allocated_gib:.2f} | {_gib(memory.peak_allocated_bytes):.2f} | {error:+.1f} %"
+        used = f"{each.device_used_gib:.2f} | {_gib(memory.device_used_bytes):.2f} | {error_used:+.1f} %"
+        lines.append(f"| {each.name} | {allocated} | {used} | {_gib(memory.low_bytes):.1f} - {_gib(memory.high_bytes):.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def summary() -> str:
+    """The same in one bullet for the README."""
+    runs = comparisons()
+    allocated, used = ([each.errors[kind] for each in runs] for kind in (0, 1))
+    inside = sum(each.inside for each in runs)
+    return (
+        f"- Against {len(runs)} published runs of Mistral-7B on an A100-80GB (LoRA, QLoRA, full fine-tuning) the estimate of peak\n"
+        f"  allocated memory is {min(allocated):+.1f} % to {max(allocated):+.1f} % off, that of `nvidia-smi`\n"
+        f"  {min(used):+.1f} % to {max(used):+.1f} %; {inside} of {len(runs)} lie inside the predicted interval:\n"
+        "  [the table, and where each term comes from](docs/memory_model.md).\n"
+    )
 
 
 def _rows() -> list[dict[str, str]]:
@@ -69,11 +112,6 @@ def _rows() -> list[dict[str, str]]:
             and row["acceleration"] in _PATHS
         ]
     return sorted(found, key=lambda row: (row["method"], list(_PATHS).index(row["acceleration"]), int(row["micro_batch_size"])))
-
-
-def _pair(estimated_bytes: int, measured_gib: float) -> str:
-    estimated = _gib(estimated_bytes)
-    return f"| {measured_gib:.2f} | {estimated:.2f} | {100 * (estimated / measured_gib - 1):+.1f} %"
 
 
 def _gib(num_bytes: int) -> float:

@@ -1,4 +1,4 @@
-"""Writes into the documentation what the program itself says: `--help` texts and the table of published runs.
+"""Writes into the documentation what the program itself says: `--help` texts and the comparison with published runs.
 
 A marked block (`<!-- help: plan -->` ... `<!-- end -->`) is replaced whole. Run: python docs/refresh.py (`make docs`); a test compares.
 """
@@ -15,7 +15,7 @@ from ftadvise.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md")
-_BLOCK = re.compile(r"<!-- (?P<kind>help|table):(?P<what>[ a-z0-9_]*)-->\n.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (?P<kind>help|table|summary):(?P<what>[ a-z0-9_]*)-->\n.*?<!-- end -->", re.DOTALL)
 
 
 def refreshed(document: str) -> str:
@@ -25,7 +25,7 @@ def refreshed(document: str) -> str:
 
 def _block(match: re.Match[str]) -> str:
     what = match["what"].strip()
-    content = _help(what.split()) if match["kind"] == "help" else _table(what)
+    content = _help(what.split()) if match["kind"] == "help" else _computed(match["kind"], what)
     return f"<!-- {match['kind']}:{match['what']}-->\n{content}<!-- end -->"
 
 
@@ -37,9 +37,10 @@ def _help(command: list[str]) -> str:
     return "\n".join(["```text", *lines, "```", ""])
 
 
-def _table(name: str) -> str:
-    table: str = runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))["table"]()
-    return table
+def _computed(function: str, benchmark: str) -> str:
+    """What `table` or `summary` of a file in benchmarks/ returns."""
+    content: str = runpy.run_path(str(ROOT / "benchmarks" / f"{benchmark}.py"))[function]()
+    return content
 
 
 def main() -> None:

@@ -35,15 +35,19 @@ def stack_of(name: str = DEFAULT_STACK) -> Stack:
     entry = _stacks().get(base)
     if entry is None:
         raise InputError(f"unknown stack {base!r}", hint=did_you_mean(base, _stacks()) or f"known: {', '.join(_stacks())}")
-    package, versions = entry["package"], dict(entry["versions"])
-    version = wanted or _installed(package) or versions[package].lstrip(">=")
-    versions[package] = version
+    versions, loss = dict(entry["versions"]), entry["loss"]
+    if isinstance(loss, dict):
+        package = entry["package"]
+        versions[package] = wanted or _installed(package) or versions[package]
+        loss = loss_of_version(loss, versions[package])
+    elif wanted:
+        raise InputError(f"stack {base} is one for all its versions ({versions})", hint=f"use --stack {base}")
     return Stack(
         name=base,
         versions=versions,
         upcasts_kbit=entry["upcasts_kbit"],
         keeps_logits=entry.get("keeps_logits", False),
-        default_loss=loss_of_version(entry["loss"], version),
+        default_loss=loss,
     )
 
 

@@ -12,7 +12,15 @@ from ftadvise.profiles.errors import InputError
 
 @pytest.mark.parametrize(
     ("version", "loss"),
-    [("0.29.1", "full"), ("1.6.3", "full"), ("1.7", "chunked"), ("1.14.2", "chunked"), ("1.15.0rc1", "fused"), ("1.16.0", "fused"), ("2", "fused")],
+    [
+        ("0.29.1", "full"),
+        ("1.6.3", "full"),
+        ("1.7", "chunked"),
+        ("1.14.2", "chunked"),
+        ("1.15.0rc1", "fused"),
+        ("1.16.0", "fused"),
+        ("2", "fused"),
+    ],
 )
 def test_trl_changed_its_loss_twice(version: str, loss: str) -> None:
     assert trl_loss(version) == loss
@@ -41,7 +49,7 @@ def test_plain_transformers_keeps_full_logits_and_needs_more() -> None:
     assert plain.memory.peak_allocated_bytes > ours.memory.peak_allocated_bytes
 
 
-@pytest.mark.parametrize("name", ["trk", "trl==new", "=="])
+@pytest.mark.parametrize("name", ["trk", "trl==new", "==", "transformers==5.0"])
 def test_unknown_stacks_and_versions_are_refused(name: str) -> None:
     with pytest.raises(InputError):
         stack_of(name)
