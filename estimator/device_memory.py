@@ -2,7 +2,7 @@
 
 CUDA: the caching allocator keeps freed blocks, so it reserves more than the tensors need; how much more grows with the *dynamic* bytes
 (activations, loss, workspace), because static tensors are allocated once and never move. The context is not the allocator's at all.
-CPU: there is no reserve; the process holds the libraries besides the tensors.
+CPU: there is no reserve; the process holds the libraries and what the C library's heap keeps besides the tensors.
 The constants and their sources are in allocator.yaml.
 """
 
@@ -52,11 +52,13 @@ def device_memory(layout: Layout, hardware: Hardware, peak: Components) -> Devic
     error = _DERIVED_ERROR * dynamic + layout.unexplained_share * peak.weights
     constants = _constants()
     if gpu is None:
-        process = constants["cpu_process"]
-        used = allocated + process["bytes"]
-        low, high = allocated - error + process["low_bytes"], allocated + error + process["high_bytes"]
+        process, heap = constants["cpu_process"], constants["cpu_heap"]
+        outside = process["bytes"] + int(heap["share_of_activations"] * peak.activations)
+        used = allocated + outside
+        low = allocated - error + process["low_bytes"] + heap["low_share"] * peak.activations
+        high = allocated + error + process["high_bytes"] + heap["high_share"] * peak.activations
         available = hardware.ram_available_bytes
-        return DeviceMemory(allocated, process["bytes"], used, int(low), int(high), available, _verdict(used, high, available))
+        return DeviceMemory(allocated, outside, used, int(low), int(high), available, _verdict(used, high, available))
     reserve, context = constants["reserve"], constants["cuda_context"]
     reserved = _round_up(allocated + int(reserve["share_of_dynamic"] * dynamic))
     used = reserved + context["bytes"]

@@ -1,4 +1,4 @@
-"""The plan file: one recipe, for one model, made for one machine, with what was predicted. YAML, schema `ftadvise.plan/1`.
+"""The plan file: one recipe, for one model, made for one machine, with what was predicted. YAML, schema `ftadvise.plan-file/1`.
 
 It lives beside the recipe because both the advisor (which writes it) and the runner (which executes it) need it.
 """
@@ -20,7 +20,7 @@ from ftadvise.profiles.errors import InputError, did_you_mean
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.yaml_store import load_yaml
 
-PLAN_SCHEMA = "ftadvise.plan/1"
+PLAN_SCHEMA = "ftadvise.plan-file/1"
 _COUNT = "a whole number, 0 or more"
 
 

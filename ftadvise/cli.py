@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output left (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours must not look like the user's fault
+    except Exception as error:  # the last resort: a bug of ours must not look like the user's fault
         if os.environ.get("FTADVISE_TRACEBACK"):
             raise
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -1,11 +1,11 @@
 """The one error tree. It lives in the lowest room so that every room can raise it.
 
-    FtadviseError              exit code 1: something we did not foresee
-    +-- InputError             2: the user's command, file or name is wrong
-    +-- NothingFitsError       3: no recipe fits the hardware
-    +-- PredictionMissedError  4: measured and predicted differ by more than asked for
-    +-- OutOfMemoryError       5: the run itself ran out of memory
-    +-- InterruptedRunError  130: Ctrl-C during a run; its state is saved
+FtadviseError              exit code 1: something we did not foresee
++-- InputError             2: the user's command, file or name is wrong
++-- NothingFitsError       3: no recipe fits the hardware
++-- PredictionMissedError  4: measured and predicted differ by more than asked for
++-- OutOfMemoryError       5: the run itself ran out of memory
++-- InterruptedRunError  130: Ctrl-C during a run; its state is saved
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ class Label:
 
     @property
     def model(self) -> str:
+        """The model without its memory size or form factor, which several cards share."""
         return self.card.family or self.card.name
 
     def left_over(self, words: frozenset[str]) -> int:
@@ -77,6 +78,7 @@ def word_list(folded: str) -> list[str]:
 
 
 def words_of(folded: str) -> frozenset[str]:
+    """The distinct words of a folded name."""
     return frozenset(word_list(folded))
 
 
@@ -86,12 +88,14 @@ def squash(folded: str) -> str:
 
 
 def nvml_key(name: str) -> tuple[tuple[str, ...], int | None]:
+    """What makes two driver strings the same card: their words, and the memory size in GB that they state."""
     folded = fold(name)
     return tuple(word_list(folded)), stated_size(folded)
 
 
 @lru_cache(maxsize=1)
 def all_labels() -> tuple[Label, ...]:
+    """Every name and alias of every card."""
     labels = []
     for card in all_gpu_cards():
         for text in (card.name, *card.aliases, *card.nvml_names):
@@ -114,6 +118,7 @@ def cards_by_exact_string() -> dict[str, list[GpuCard]]:
 
 @lru_cache(maxsize=1)
 def cards_by_nvml_string() -> dict[tuple[tuple[str, ...], int | None], list[GpuCard]]:
+    """The cards that report each driver string; boards of several sizes may share one."""
     cards: dict[tuple[tuple[str, ...], int | None], list[GpuCard]] = {}
     for card in all_gpu_cards():
         for key in {nvml_key(text) for text in card.nvml_names}:

@@ -236,9 +236,13 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The update is done and the gradients are released."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop metering the current step, if any; also after an error, so that no dispatch mode stays behind."""
         if self._running is not None:
-            self._running.__exit__(None, None, None)
-            self._running = None
+            running, self._running = self._running, None
+            running.__exit__(None, None, None)
 
 
 def make_meter(model: torch.nn.Module, device: str, *, load_peak_bytes: int = 0) -> Meter:

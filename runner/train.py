@@ -19,6 +19,7 @@ from ftadvise.estimator.plan_file import PlanFile, check_made_for
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError, InterruptedRunError, OutOfMemoryError
 from ftadvise.profiles.hardware import Hardware
+from ftadvise.runner.cpu_process import share_cores
 from ftadvise.runner.data import RowSet, demo_data_path, load_rows
 from ftadvise.runner.prepare import Job, Prepared, prepare
 from ftadvise.runner.quiet import no_telemetry, quiet_libraries
@@ -91,6 +92,8 @@ def run_plan(
 
         console = Console(stderr=True)
     device = "cpu" if hardware.gpu is None else "cuda"
+    if device == "cpu":
+        share_cores()
     job = Job(plan_file, recipe, data, hardware, device, out_dir, resume, rehearse, trust_remote_code, console)
     began = time.perf_counter()
     with _explaining_out_of_memory(recipe), quiet_libraries():
@@ -120,15 +123,16 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
     checkpoints = job.out_dir / "checkpoints"
     trainer = build_trainer(model, prepared.tokenizer, prepared.rows, job.recipe, job.device, checkpoints, save=not job.rehearse)
     meter = make_meter(trainer.model, job.device, load_peak_bytes=prepared.load_peak_bytes)
-    recorder, progress = StepRecorder(METERED_STEPS), ProgressLine(job.console)
+    recorder, metering, progress = StepRecorder(METERED_STEPS), MeterCallback(meter), ProgressLine(job.console)
     stop = StopOnInterrupt(busy=lambda: meter.steps < METERED_STEPS)
-    for callback in (recorder, MeterCallback(meter), stop, progress):
+    for callback in (recorder, metering, stop, progress):
         trainer.add_callback(callback)
     checkpoint = last_checkpoint(job.out_dir) if job.resume else None
     try:
         with stop.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
+        metering.close()
         progress.close()
     state = trainer.state
     if stop.interrupted and state.global_step < state.max_steps:

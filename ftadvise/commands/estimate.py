@@ -17,9 +17,7 @@ from ftadvise.commands.options import json_option, lang_option, language, print_
 @recipe_options
 @json_option
 @lang_option
-def command(
-    model: str | None, gpu: str | None, stack: str, trace: bool, as_json: bool, lang: str | None, **options: Any
-) -> int:
+def command(model: str | None, gpu: str | None, stack: str, trace: bool, as_json: bool, lang: str | None, **options: Any) -> int:
     """Price exactly one recipe: peak memory by component and phase, speed, and whether it fits. Exit code 3 when it does not."""
     from ftadvise import api
     from ftadvise.profiles.errors import InputError

@@ -71,7 +71,7 @@ def recipe_fields(options: dict[str, Any]) -> dict[str, Any]:
 
 def language(value: str | None) -> str:
     """The language of the output: --lang, else FTADVISE_LANG or the locale when it is Chinese, else English."""
-    for candidate in (value, os.environ.get("FTADVISE_LANG"), os.environ.get("LC_ALL"), os.environ.get("LC_MESSAGES"), os.environ.get("LANG")):
+    for candidate in (value, *(os.environ.get(name) for name in ("FTADVISE_LANG", "LC_ALL", "LC_MESSAGES", "LANG"))):
         if candidate:
             return "zh" if candidate.lower().startswith("zh") else "en"
     return "en"
@@ -84,7 +84,8 @@ def json_option(command: _F) -> _F:
 
 def lang_option(command: _F) -> _F:
     """Add --lang."""
-    return click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help="Language of the output (default: the locale's).")(command)
+    text = "Language of the output (default: the locale's)."
+    return click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help=text)(command)
 
 
 def print_json(document: Any) -> None:

@@ -108,7 +108,7 @@ def _write(path: Path, plan_file: Any) -> Path | None:
     if path.is_dir():
         raise InputError(f"{path} is a folder", hint=f"-o {path / PLAN_NAME}")
     if path.exists():
-        if "schema: ftadvise.plan" not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        if "schema: ftadvise.plan-file/" not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
             raise InputError(f"{path} exists and is not a plan file", hint="choose another name with -o")
         backup = path.with_name(path.name + ".bak")
         backup.write_bytes(path.read_bytes())

@@ -16,7 +16,7 @@ from ftadvise.commands.options import json_option, lang_option, language, print_
 @click.option("--rehearse", is_flag=True, help="Random weights, a few steps: measure memory and speed before downloading anything.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run in its folder.")
 @click.option("--max-steps", type=click.IntRange(min=1), help="Optimizer steps instead of the plan's.")
-@click.option("--fail-on-miss", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit 4 when peak memory was predicted worse than this.")
+@click.option("--fail-on-miss", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit 4 when the peak was predicted worse than this.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model. Off unless asked for.")
 @json_option
 @lang_option

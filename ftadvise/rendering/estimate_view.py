@@ -23,9 +23,7 @@ def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
     """Memory, speed, trained parameters."""
     device = "cuda" if estimate.hardware.gpus else "cpu"
     share = f"{100 * estimate.trainable_parameters / max(1, estimate.model.total_params):.2g} %"
-    trained = text(
-        "trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params)
-    )
+    trained = text("trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params))
     return [
         memory_view(estimate.memory, lang, device=device),
         _headed(text("speed.title", lang), _speed(estimate, lang)),
@@ -34,7 +32,7 @@ def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
 
 
 def device_name(hardware: Hardware) -> str:
-    """"2 x RTX 4090 (24.0 GiB each)", or the CPU with its RAM."""
+    """A machine in a few words: "2 x RTX 4090 (24.0 GiB each)", or the CPU with its RAM."""
     gpus = hardware.gpus
     if not gpus:
         return f"CPU, {hardware.cpu.name} ({gib(hardware.ram_bytes)} RAM)"

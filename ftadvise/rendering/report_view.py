@@ -49,7 +49,8 @@ def _table(rows: list[Row], lang: str, *, on_cpu: bool) -> Table:
         if row.is_total and row.name == "total allocated":
             table.add_section()
         style = "bold" if row.is_total else None
-        table.add_row(text(f"report.row.{name}", lang), _size(row.predicted_bytes), _size(row.measured_bytes), _bytes(row), _percent(row), style=style)
+        sizes = _size(row.predicted_bytes), _size(row.measured_bytes), _bytes(row)
+        table.add_row(text(f"report.row.{name}", lang), *sizes, _percent(row), style=style)
     return table
 
 

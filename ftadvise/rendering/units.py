@@ -15,7 +15,7 @@ def gib(num_bytes: float) -> str:
 
 
 def count(number: float) -> str:
-    """"7.72B", "39.9M", "12,345"."""
+    """A count: "7.72B", "39.9M", "12,345"."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if number >= limit:
             value = number / limit
@@ -29,7 +29,7 @@ def rate(per_second: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """"0.4 s", "12 s", "3.5 min", "2.1 h"."""
+    """A duration: "0.40 s", "12 s", "3.5 min", "2.1 h"."""
     if seconds < 120:
         return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,7 @@
-"""Golden plans: the whole answer for well-known pairs, reviewed by eye. Set FTADVISE_UPDATE_GOLDEN=1 to write them anew, then read the diff."""
+"""Golden plans: the whole answer for well-known pairs, reviewed by eye.
+
+Set FTADVISE_UPDATE_GOLDEN=1 to write them anew, then read the diff.
+"""
 
 from __future__ import annotations
 

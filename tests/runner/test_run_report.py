@@ -34,7 +34,7 @@ def _report(predicted: Components, measured: Components, **changes: Any) -> RunR
         versions={"torch": "2.13.0"},
         hardware={"ram_bytes": 5},
         model={"id": "org/model", "parameters": 1, "weights": "pretrained"},
-        plan={"schema": "ftadvise.plan/1"},
+        plan={"schema": "ftadvise.plan-file/1"},
         recipe=Recipe().to_dict(),
         data={"path": "数据.jsonl"},
         predicted={"memory": {}},

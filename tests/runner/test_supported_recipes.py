@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.stack import trl_loss
 from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.hardware import Gpu, Hardware
-from ftadvise.estimator.stack import trl_loss
 from ftadvise.runner.supported import check_supported
 
 pytest.importorskip("trl")
