@@ -29,7 +29,7 @@ def main(run_dir: Path) -> None:
     console.print(_prompt(f'ftadvise plan --model {MODEL} --gpu "{GPU}"'))
     console.print(plan_view(api.plan(MODEL, gpu=GPU), "en"))
     console.print()
-    console.print(_prompt("ftadvise run ftadvise-plan.yaml"))
+    console.print(_prompt("ftadvise run ftadvise-runs/demo/plan.yaml   # the embedded SmolLM2-135M, on a CPU"))
     console.print(report_view(read_report(run_dir), "en"))
     svg = console.export_svg(title="ftadvise")
     # rich points to web fonts on somebody's server; a picture should load nothing
