@@ -8,6 +8,7 @@ from ftadvise.advisor.reasons import settings_for
 from ftadvise.advisor.search import Considered, SearchResult
 from ftadvise.advisor.texts import Text, gib, message, rate
 from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.recipe import DTYPE_BYTES
 
 
 def cautions(
@@ -72,11 +73,23 @@ def _many_gpus(estimate: Estimate) -> list[Text]:
 def _model(estimate: Estimate) -> list[Text]:
     model = estimate.model
     found = [message("special", model=model.id, features=", ".join(model.special))] if model.special else []
+    experts = experts_unquantised(estimate)
+    if experts is not None:
+        found.append(experts)
     if model.kind == "vision_language":
         found.append(message("vision", model=model.id))
     if model.remote_code:
         found.append(message("remote_code", model=model.id))
     return found
+
+
+def experts_unquantised(estimate: Estimate) -> Text | None:
+    """What a quantised base leaves out of a mixture-of-experts model; None where it leaves out nothing."""
+    model, recipe = estimate.model, estimate.recipe
+    if recipe.quantization == "none" or model.experts is None or not model.experts.fused_parameters:
+        return None
+    size = gib(model.experts.parameters * DTYPE_BYTES[recipe.compute_dtype])
+    return message("experts_unquantised", model=model.id, size=size, dtype=recipe.compute_dtype)
 
 
 def _outside_range(result: SearchResult, chosen: Considered, estimate: Estimate, request: PlanRequest) -> list[Text]:

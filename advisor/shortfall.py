@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ftadvise.advisor.candidates import adapter_dtype, defaults
+from ftadvise.advisor.cautions import experts_unquantised
 from ftadvise.advisor.plan_types import Change, NoPlanError, PlanRequest
 from ftadvise.advisor.search import Price, SearchResult
-from ftadvise.advisor.texts import gib, message
+from ftadvise.advisor.texts import Text, gib, message
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import FtadviseError, InputError
@@ -28,7 +29,11 @@ def no_plan(result: SearchResult, request: PlanRequest, price: Price) -> Ftadvis
         changes.append(Change(message("change_shard", count=len(gpus))))
     numbers = {"high": gib(memory.high_bytes), "available": gib(memory.available_bytes)}
     sizes = {"micro_batch": recipe.micro_batch, "seq_len": recipe.seq_len}
-    return NoPlanError(message("nothing_fits", label=recipe.label, model=lean.model.id, **numbers, **sizes), tuple(changes))
+    why = message("nothing_fits", label=recipe.label, model=lean.model.id, **numbers, **sizes)
+    experts = experts_unquantised(lean)
+    if experts is not None:
+        why = Text(f"{why.en}. {experts.en}", f"{why.zh} {experts.zh}")
+    return NoPlanError(why, tuple(changes))
 
 
 def _relaxations(lean: Estimate, request: PlanRequest, price: Price) -> Iterator[Change]:

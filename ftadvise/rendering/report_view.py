@@ -61,7 +61,8 @@ def _size(num_bytes: int | None) -> str:
 def _bytes(row: Row) -> str:
     if row.error_bytes is None:
         return "-"
-    return "0" if row.error_bytes == 0 else ("+" if row.error_bytes > 0 else "-") + gib(abs(row.error_bytes))
+    size = gib(abs(row.error_bytes))
+    return size if size == "0" else ("+" if row.error_bytes > 0 else "-") + size
 
 
 def _percent(row: Row) -> Text:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import ftadvise
 from ftadvise.advisor.plan_types import NoPlanError, Plan, PlanRequest
 from ftadvise.advisor.planner import make_plan
 from ftadvise.estimator.estimate import estimate
@@ -48,3 +49,12 @@ def test_a_beginner_on_a_small_card_is_told_why_not_lora() -> None:
 def test_65b_does_not_fit_24_gb() -> None:
     with pytest.raises(NoPlanError, match="nothing fits"):
         plan_for("Llama-2-70b-hf", "RTX 4090")
+
+
+def test_a_mixture_of_experts_says_that_its_experts_stay_unquantised() -> None:
+    plan = ftadvise.plan("Mixtral-8x7B-v0.1", gpu="H200 SXM 141GB", method="qlora")
+    assert any("experts of mistralai/Mixtral-8x7B-v0.1" in warning.en and "融合参数" in warning.zh for warning in plan.warnings)
+    with pytest.raises(NoPlanError, match="does not quantise"):
+        ftadvise.plan("Mixtral-8x7B-v0.1", gpu="A100-80GB")
+    dense = ftadvise.plan("Qwen-7B", gpu="RTX 3060 12GB")
+    assert not any("experts" in warning.en for warning in dense.warnings)
