@@ -158,7 +158,7 @@ def longest_that_fits(estimate: Estimate, price: Price, fixed: Mapping[str, Any]
         if seq_len > max_position:
             return longest
         longer = price(lean.replace(seq_len=seq_len))
-        if not longer.memory.fits:
+        if longer.memory.verdict != "fits":
             return longest
         longest = longer
     return longest

@@ -61,14 +61,15 @@ def device_memory(layout: Layout, hardware: Hardware, peak: Components) -> Devic
         return DeviceMemory(allocated, outside, used, int(low), int(high), available, _verdict(used, high, available))
     reserve, context = constants["reserve"], constants["cuda_context"]
     reserved = _round_up(allocated + int(reserve["share_of_dynamic"] * dynamic))
-    used = reserved + context["bytes"]
     low = allocated + reserve["low_share"] * dynamic - error + context["low_bytes"]
     high = allocated + reserve["high_share"] * dynamic + error + context["high_bytes"]
     # the allocator gives its cache back before it fails, so a run fits when the tensors, a little slack and the context do
     must_have = allocated + reserve["low_share"] * dynamic + error + context["high_bytes"]
     available = available_bytes(gpu)
     verdict: Verdict = "fits" if high <= available else "tight" if must_have <= available else "does_not_fit"
-    return DeviceMemory(reserved, context["bytes"], used, int(low), int(high), available, verdict)
+    if verdict == "tight":
+        reserved = min(reserved, available - context["bytes"])
+    return DeviceMemory(reserved, context["bytes"], reserved + context["bytes"], int(low), int(high), available, verdict)
 
 
 def context_bytes() -> int:
