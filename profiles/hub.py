@@ -24,8 +24,9 @@ TIMEOUT_S = 5.0
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form of a hub id, organisation/name."""
-    return bool(re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name, re.ASCII)) and ".." not in name and "--" not in name
+    """Whether `name` has the form of a hub id, organisation/name; the rules are huggingface_hub's own (validate_repo_id)."""
+    part = r"\w(?:[\w.-]*\w)?"
+    return len(name) <= 96 and bool(re.fullmatch(f"{part}/{part}", name, re.ASCII)) and ".." not in name and "--" not in name
 
 
 def spec_from_hub(repo_id: str, *, offline: bool | None = None) -> ModelSpec:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 _FOLDER = "FTADVISE_TEST_FOLDER"
 
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Parallel workers inherit the environment and so share them: the demo model is converted once per session.
     """
+    # the same examples every time, so that a green run stays green; FTADVISE_EXPLORE=1 looks for new ones
+    settings.register_profile("ftadvise", derandomize="FTADVISE_EXPLORE" not in os.environ, deadline=None)
+    settings.load_profile("ftadvise")
     if _FOLDER in os.environ:
         return
     folder = Path(tempfile.mkdtemp(prefix="ftadvise-tests-"))

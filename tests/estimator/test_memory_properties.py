@@ -87,7 +87,7 @@ def test_more_sequences_or_tokens_never_need_less(model: ModelSpec, machine: Har
 @given(model=models, machine=machines, recipe=recipes(methods=("lora", "dora")), more=st.integers(1, 64))
 def test_a_larger_rank_never_needs_less(model: ModelSpec, machine: Hardware, recipe: Recipe, more: int) -> None:
     larger = memory(model, machine, recipe.replace(rank=recipe.rank + more))
-    assert larger.peak_allocated_bytes > memory(model, machine, recipe).peak_allocated_bytes
+    assert larger.peak_allocated_bytes >= memory(model, machine, recipe).peak_allocated_bytes  # equal where loading is the peak
 
 
 @given(model=models, machine=machines, recipe=recipes(), more=st.integers(1, 8))
