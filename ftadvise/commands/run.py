@@ -47,18 +47,23 @@ def command(
         check_run(plan_file, hardware=probe(), out_dir=out_dir, resume=resume, rehearse=rehearse)
         err_console().print(f"{plan}: nothing stands in the way; {plan_file.recipe.label} of {plan_file.model_id} would go to {out_dir}")
         return
+    from ftadvise.profiles.errors import FtadviseError
     from ftadvise.runner.train import run_plan
 
-    report = run_plan(
-        plan_file,
-        out_dir=out_dir,
-        hardware=probe(),
-        resume=resume,
-        rehearse=rehearse,
-        max_steps=max_steps,
-        trust_remote_code=trust_remote_code,
-        console=err_console(),
-    )
+    try:
+        report = run_plan(
+            plan_file,
+            out_dir=out_dir,
+            hardware=probe(),
+            resume=resume,
+            rehearse=rehearse,
+            max_steps=max_steps,
+            trust_remote_code=trust_remote_code,
+            console=err_console(),
+        )
+    except FtadviseError as error:  # the runner knows the plan, but not the file it came from
+        error.hint = error.hint and error.hint.replace("run PLAN", f"run {plan}")
+        raise
     if as_json:
         print_json(report.to_json())
     else:

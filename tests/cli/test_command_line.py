@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ftadvise.cli import COMMANDS, main
+from ftadvise.profiles.errors import InterruptedRunError
 
 
 class Outcome:
@@ -210,3 +211,15 @@ def test_piped_output_has_no_colour_and_survives_a_closed_pipe(tmp_path: Path) -
     assert closed.stdout.strip()
     assert "Traceback" not in closed.stderr
     assert "BrokenPipe" not in closed.stderr
+
+
+def test_a_runs_hint_names_the_plan_file(ftadvise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError("stopped after step 3 of 9", hint="continue with: ftadvise run PLAN --out here --resume")
+
+    pytest.importorskip("torch")
+    monkeypatch.setattr("ftadvise.runner.train.run_plan", stopped)
+    ftadvise("plan", "--gpu", "cpu", "-o", "mine.yaml")
+    outcome = ftadvise("run", "mine.yaml")
+    assert outcome.code == 130
+    assert "ftadvise run mine.yaml --out here --resume" in outcome.err
