@@ -19,9 +19,6 @@ from ftadvise.profiles.hardware import Gpu, Hardware
 from ftadvise.profiles.yaml_store import load_yaml
 
 _CUDA_ROUNDING = 2 << 20
-# What the interval adds on both sides for terms derived from the card: first figure for a layout that explains the model, then per unit
-# of unexplained parameters. The accuracy benchmark replaces it by residuals.
-_DERIVED_ERROR = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +46,8 @@ def device_memory(layout: Layout, hardware: Hardware, peak: Components) -> Devic
     gpu = hardware.gpu
     allocated = peak.allocated_bytes
     dynamic = peak.activations + peak.loss + peak.workspace
-    error = _DERIVED_ERROR * dynamic + layout.unexplained_share * peak.weights
     constants = _constants()
+    error = constants["derived_error"]["share_of_dynamic"] * dynamic + layout.unexplained_share * peak.weights
     if gpu is None:
         process, heap = constants["cpu_process"], constants["cpu_heap"]
         outside = process["bytes"] + int(heap["share_of_activations"] * peak.activations)
