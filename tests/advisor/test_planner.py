@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from ftadvise.advisor.plan_types import Alternative, NoPlanError, Plan, PlanRequest, Reason
 from ftadvise.advisor.planner import make_plan
 from ftadvise.advisor.rule_schema import Effect, load_rules
-from ftadvise.advisor.texts import message_templates
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
@@ -399,10 +398,3 @@ def test_the_document_has_the_contract_of_the_design() -> None:
     groups = [each["group"] for each in document["reasons"]]
     assert groups == sorted(groups, key=["must", "should", "choice"].index)
     assert plan.reasons_in("must")[0].rule == "planner.fits"
-
-
-def test_the_planners_sentences_say_the_same_in_both_languages() -> None:
-    for message_id, template in message_templates().items():
-        assert template.keys() == {"en", "zh", "about"}, message_id
-        assert set(re.findall(r"{\w+}", template["en"])) == set(re.findall(r"{\w+}", template["zh"])), message_id
-        assert re.search("[一-鿿]", template["zh"]), message_id
