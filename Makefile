@@ -19,10 +19,10 @@ DEV_INSTALLED := $(VENV)/.dev-installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format accuracy bench picture docs clean
+.PHONY: help demo test lint format accuracy metered agreement gpu bench bench-peers picture docs clean
 
 help:  ## list the commands
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## set up, plan and run the embedded default on this machine, compare predicted with measured
 	rm -rf $(DEMO) && mkdir -p $(DEMO)
@@ -42,11 +42,26 @@ format: $(DEV_INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-accuracy: $(INSTALLED)  ## predicted beside measured memory over many CPU training steps
-	$(BIN)/python benchmarks/cpu_memory.py
+accuracy: $(INSTALLED)  ## predicted beside published and metered memory: docs/accuracy.md (TRACE=--trace also traces, minutes)
+	$(PIP) $(CONSTRAINTS) --editable '.[run,bench]'
+	$(BIN)/python -m benchmarks.accuracy $(TRACE)
+	$(BIN)/python -m benchmarks.reserve_share
+
+metered: $(INSTALLED)  ## the same recipes as real training steps on this CPU (20 minutes)
+	$(BIN)/python benchmarks/cpu_matrix.py
+	$(BIN)/python benchmarks/cpu_compare.py
+
+agreement: $(INSTALLED)  ## the analytic model against the trace on 2,000 random recipes (an hour)
+	$(BIN)/python -m benchmarks.agreement --nightly
+
+gpu: $(INSTALLED)  ## the matrix of recipes on this machine's CUDA GPU, 25 minutes at most
+	$(BIN)/python benchmarks/gpu_memory.py --budget-minutes 25
 
 bench: $(INSTALLED)  ## what a process holds before it holds a model
 	$(BIN)/python benchmarks/process_memory.py
+
+bench-peers: $(INSTALLED)  ## the public estimators on the published measurements, each in its own environment (package index needed)
+	$(BIN)/python -m benchmarks.peers
 
 docs: $(INSTALLED)  ## write --help texts and the table of published runs into the documentation
 	$(BIN)/python docs/refresh.py

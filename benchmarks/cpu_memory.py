@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ftadvise.estimator.activations import Batch
-from ftadvise.estimator.memory import step_moments
+from ftadvise.estimator.memory import price_memory
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.estimator.stack import stack_of
 from ftadvise.profiles.hardware import Cpu, Hardware
@@ -175,6 +175,9 @@ CASES = (
 QUICK = ("LoRA", "LoRA bf16, checkpointing", "QLoRA, double quantisation, checkpointing")
 
 
+PHASES = ("forward", "backward", "optimizer_step")
+
+
 def measure(case: Case, *, listing: bool = False) -> dict[str, Any]:
     """Train the case in this process; bytes per moment, the breakdown at the peak, and the process's peak resident memory."""
     from ftadvise.runner.load_model import load_model
@@ -248,22 +251,18 @@ def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe,
 
 
 def predict(case: Case, batch: Batch) -> dict[str, dict[str, int]]:
-    """What the analytic model says is alive at each moment: "phase/label" -> component -> bytes."""
+    """What the analytic model says is alive at the peak of each phase: phase -> component -> bytes."""
     spec = spec_from_config(case.config, source=case.name)
-    predicted: dict[str, dict[str, int]] = {}
-    for phase, alive in step_moments(spec, CPU, case.recipe, stack_of(case.stack), batch=batch):
-        label = "loss" if alive.get("loss") else "workspace" if phase == "optimizer_step" else "activations"
-        name = f"{phase}/{label}"
-        if sum(alive.values()) > sum(predicted.get(name, {}).values()):
-            predicted[name] = alive
-    return predicted
+    priced = price_memory(spec, CPU, case.recipe, stack_of(case.stack), batch=batch)
+    return {phase: priced.components(phase) for phase in priced.phases()}
 
 
 def compare(case: Case, measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the result table: each predicted moment of a training step, then the peak."""
     batch = Batch(*measured["batch"], masked=case.padded)
-    predicted = {name: sum(alive.values()) for name, alive in predict(case, batch).items() if not name.startswith(("load", "evaluation"))}
-    pairs = [(name, predicted[name], measured["moments"][name]) for name in predicted if name in measured["moments"]]
+    predicted = {name: sum(alive.values()) for name, alive in predict(case, batch).items() if name in PHASES}
+    peaks = {phase: max(size for name, size in measured["moments"].items() if name.startswith(phase)) for phase in PHASES}
+    pairs = [(phase, predicted[phase], peaks[phase]) for phase in PHASES]
     pairs.append(("peak", max(predicted.values()), measured["peak_bytes"]))
     return [
         {
@@ -284,7 +283,7 @@ def print_listing(case: Case, measured: dict[str, Any]) -> None:
     """What is alive at each moment, predicted by component and measured by component and by size."""
     predicted = predict(case, Batch(*measured["batch"], masked=case.padded))
     for name, live in measured["live"].items():
-        print(f"   {name}\n      predicted {predicted.get(name)}\n      measured  {measured['components'][name]}")
+        print(f"   {name}\n      predicted {predicted.get(name.partition('/')[0])}\n      measured  {measured['components'][name]}")
         static = ("weights", "quantization_constants", "adapters", "optimizer_state")
         counts = Counter((label, operation, size) for label, operation, size in live if label not in static)
         for (label, operation, size), count in sorted(counts.items(), key=lambda item: -item[0][2] * item[1])[:40]:

@@ -1,73 +1,73 @@
-"""How much the CUDA caching allocator holds beyond the tensors, from published runs. Feeds `reserve` of estimator/allocator.yaml.
+"""What a device shows beyond the allocated tensors, as a share of what comes and goes in a step: the `reserve` of estimator/allocator.yaml.
 
-Rows: fms-acceleration's Mistral-7B runs on an A100-80GB (data/README.md), which state both torch's peak allocated and nvidia-smi of the
-same run. For each,
+For every published run with known settings and an nvidia-smi figure: (device used - predicted allocated - CUDA context) / (the largest
+activations + loss of any phase). Runs whose loss makes all logits at once are a group of their own: blocks of gigabytes come and go there,
+and the allocator cannot use them for anything smaller without breaking them up.
+Sharded runs, which gather layers, are another group. `check` derives the 5 % and 95 % quantiles from one half of
+the software versions and counts how often they hold for the other.
 
-    share = (nvidia-smi - CUDA context - peak allocated) / (peak allocated - static)
-
-with the context of allocator.yaml and our own static terms at the peak: weights, constants, adapters and optimizer state, and for full
-fine-tuning, which peaks in the optimizer step, the gradients. GPTQ bases and Mixtral are left out (no static terms for them), and so are
-runs within 4 GiB of the card's memory: there the allocator gives its cache back.
-
-Run: python benchmarks/reserve_share.py
+Run: python -m benchmarks.reserve_share
 """
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
+import statistics
+from collections.abc import Sequence
 
-import numpy as np
+from benchmarks.accuracy import predict, rows
+from benchmarks.accuracy.case import Case
+from benchmarks.accuracy.interval import quantiles
+from ftadvise.estimator.device_memory import communicator_bytes, context_bytes
+from ftadvise.estimator.memory import price_memory, reserve_kind
 
-from ftadvise.estimator.device_memory import context_bytes
-from ftadvise.estimator.layout import layout_of
-from ftadvise.estimator.recipe import Recipe
-from ftadvise.estimator.static_memory import static_memory
-from ftadvise.profiles.resolve_model import resolve_model
-
-ROWS = Path(__file__).parent / "data" / "memory_measurements.csv"
-CARD_MIB = 81920
-NEAR_FULL_MIB = 4096
-RECIPES = {
-    "full": Recipe(method="full"),
-    "lora": Recipe(rank=16, target_modules=("q_proj", "k_proj", "v_proj", "o_proj")),
-    "qlora": Recipe(rank=16, target_modules=("q_proj", "k_proj", "v_proj", "o_proj"), quantization="nf4", double_quantization=True),
-}
+SMALLEST_DYNAMIC_BYTES = 1 << 30
 
 
-def static_bytes(method: str) -> int:
-    """What is held at the peak of one of these runs besides activations, loss and workspace."""
-    terms = static_memory(layout_of(resolve_model("mistralai/Mistral-7B-v0.1")), RECIPES[method], device="cuda")
-    held = terms.weights + terms.quantization_constants + terms.adapters + terms.optimizer_state
-    return held + (terms.gradients if method == "full" else 0)
-
-
-def shares(*, packed: bool) -> list[tuple[str, float]]:
-    """(row id, share) of every row that states what is needed."""
-    found = []
-    with ROWS.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            ours = row["id"].startswith("fms-") and row["model"] == "mistralai/Mistral-7B-v0.1" and row["base_dtype"] != "int4 (GPTQ)"
-            if not ours or not row["peak_mem_nvidia_mib"] or (row["seq_len_kind"] == "packed") != packed:
-                continue
-            shown_mib = float(row["peak_mem_nvidia_mib"])
-            if shown_mib > CARD_MIB - NEAR_FULL_MIB:
-                continue
-            allocated = float(row["peak_mem_gib_norm"]) * 2**30
-            beyond = shown_mib * 2**20 - context_bytes() - allocated
-            found.append((row["id"], beyond / (allocated - static_bytes(row["method"]))))
+def shares() -> dict[str, list[tuple[str, float]]]:
+    """By kind of loss ("logits" or "chunks"), sharded runs apart: (row id, share)."""
+    found: dict[str, list[tuple[str, float]]] = {"logits": [], "chunks": [], "kept": [], "sharded": []}
+    for case in [*rows.single_gpu(), *rows.multi_gpu()]:
+        if not isinstance(case, Case) or not case.fully_known:
+            continue
+        used = next((each.peak_bytes for each in case.measured if each.metric == "device_used" and each.named), None)
+        if used is None:
+            continue
+        stack = predict.stack(case)
+        hardware = predict.hardware_of(case.gpu if case.n_gpus == 1 else f"{case.n_gpus}x {case.gpu}")
+        priced = price_memory(predict.model_of(case.model), hardware, case.recipe, stack)
+        dynamic = priced.dynamic_bytes
+        if dynamic < SMALLEST_DYNAMIC_BYTES:
+            continue
+        allocated = max(size for phase, size in priced.phases().items() if phase != "evaluation")
+        outside = context_bytes() + (communicator_bytes(case.n_gpus) if case.recipe.sharding != "none" else 0)
+        kind = reserve_kind(case.recipe, stack)
+        found[kind].append((case.id, (used - allocated - outside) / dynamic))
     return found
 
 
+def check(values: Sequence[tuple[str, float]]) -> list[tuple[str, int, float]]:
+    """(versions, rows, share of them inside the quantiles of the others)."""
+    versions = sorted({name.rsplit("-", 1)[0] for name, _ in values})
+    result = []
+    for version in versions:
+        others = [share for name, share in values if name.rsplit("-", 1)[0] != version]
+        own = [share for name, share in values if name.rsplit("-", 1)[0] == version]
+        if others:
+            low, high = quantiles(others)
+            result.append((version, len(own), sum(low <= share <= high for share in own) / len(own)))
+    return result
+
+
 def main() -> None:
-    """Print every share, and n, p05, median and p95 of both kinds of batches."""
-    for packed in (True, False):
-        rows = shares(packed=packed)
-        for name, share in rows:
-            print(f"{name:42s} {share:6.3f}")
-        low, middle, high = np.percentile([share for _, share in rows], [5, 50, 95])
-        kind = "packed to one length" if packed else "unpacked, lengths vary"
-        print(f"{kind}: n {len(rows)}, p05 {low:.3f}, median {middle:.3f}, p95 {high:.3f}\n")
+    """Print the quantiles and the check."""
+    for kind, values in shares().items():
+        if not values:
+            continue
+        numbers = [share for _, share in values]
+        low, high = quantiles(numbers)
+        print(f"{kind}: {len(numbers)} rows, median {statistics.median(numbers):.3f}, 5 % {low:.3f}, 95 % {high:.3f}")
+        for version, count, inside in check(values):
+            print(f"   {version}: {count} rows, {100 * inside:.0f} % inside the others' quantiles")
 
 
 if __name__ == "__main__":

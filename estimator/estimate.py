@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ftadvise.estimator.activations import Batch
+from ftadvise.estimator.corrections import corrected
 from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.memory import estimate_memory
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.sharding import check_sharding
 from ftadvise.estimator.stack import stack_of
 from ftadvise.estimator.throughput import estimate_throughput
 from ftadvise.profiles.errors import InputError
@@ -23,9 +27,12 @@ def estimate(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack 
     Raises:
         InputError: the recipe names modules the model does not have, or the device cannot run it.
     """
-    check_supported(model, hardware, recipe)
     stack = stack or stack_of()
+    recipe, corrections = corrected(model, recipe, stack)
+    check_supported(model, hardware, recipe)
     memory, static = estimate_memory(model, hardware, recipe, stack, batch=batch)
+    if corrections:
+        memory = dataclasses.replace(memory, notes=corrections + memory.notes)
     return Estimate(
         model=model,
         hardware=hardware,
@@ -46,6 +53,7 @@ def check_supported(model: ModelSpec, hardware: Hardware, recipe: Recipe) -> Non
         )
     if recipe.rank > model.hidden_size:
         raise InputError(f"rank {recipe.rank} is above the model's width {model.hidden_size}: an adapter would be larger than its layer")
+    check_sharding(hardware, recipe)
     if gpu is None:
         if recipe.attention == "flash_attention_2":
             raise InputError("flash_attention_2 needs a CUDA GPU", hint="use --attention sdpa")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ftadvise.estimator.loss_kernel import LossKernel
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import Gpu, Hardware
 from ftadvise.profiles.model_spec import ModelSpec
@@ -65,6 +67,9 @@ class MemoryEstimate:
     components: Components
     basis: Basis = "derived"
     notes: tuple[str, ...] = ()
+    peak_operation: str = ""
+    """Who takes the storage that makes the peak, and in which module; empty where the peak is not one operation's."""
+    peak_module: str = ""
 
     @property
     def fits(self) -> bool:
@@ -91,16 +96,91 @@ class ThroughputEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The training code that executes a recipe, and its versions; memory depends on it."""
+    """The training code that executes a recipe, and what it does to memory. docs/stacks.md has the tensors of each kernel.
+
+    `defaults` are recipe fields that the stack sets where the user did not, `quantized_defaults` those that differ on a quantised base.
+    The dtype "compute" among them is the recipe's compute dtype.
+    """
 
     name: str
     versions: dict[str, str] = field(default_factory=dict)
-    upcasts_kbit: bool = False
-    """`prepare_model_for_kbit_training`: embeddings, head and norms in fp32."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    quantized_defaults: Mapping[str, Any] = field(default_factory=dict)
+    autocast: bool = True
+    """Products run in the compute dtype whatever they read; else each reads and makes the dtype of its input (pure 16-bit training)."""
+    kbit_upcast: Literal["none", "norms", "all"] = "none"
+    """On a quantised base, what becomes fp32: the weights of norms (whose outputs then are fp32), or all that is not quantised."""
+    full_dtype: Literal["compute", "fp32"] = "compute"
+    """Full fine-tuning: dtype of the trained weights, and so of gradients and moments; autocast casts them for each product."""
+    model_code: Literal["transformers", "litgpt"] = "transformers"
+    """Whose layers run: transformers' modules, or the stack's own."""
+    masks_padding: bool = True
+    """Attention is told which tokens are padding, by a mask; else it is only causal, and needs none."""
+    keeps_4bit_inputs: bool = False
+    """A 4-bit layer keeps its input, whether a checkpoint saves it or not, until the graph goes."""
+    expands_4bit_to_fp16: bool = False
+    """4-bit weights were quantised from fp16 and are expanded to it; for another compute dtype a cast copy is made beside."""
+    quantizes_head: bool = False
+    """The output head is quantised like every other linear layer."""
+    fused: tuple[str, ...] = ()
+    """Kernels that save less than the modules of transformers: "norm", "rope", "mlp", "lora"."""
+    fused_quantized: tuple[str, ...] = ()
+    """Further ones on a quantised base."""
+    expert_modules: bool = False
+    """Each expert is a module of linear layers, which quantisers and adapters reach (transformers 4); else fused 3-D parameters."""
+    losses: Mapping[str, LossKernel] = field(default_factory=dict)
+    """The implementation behind each value of `Recipe.loss`."""
     keeps_logits: bool = False
-    """With full logits: the model's output outlives the forward pass (transformers 4; 5 drops it before backward)."""
-    default_loss: str = "fused"
-    default_adapter_dtype: str = "fp32"
+    """Full or kept logits: the caller holds the model's output, in the compute dtype, through backward and the optimizer step."""
+    keeps_last_step: bool = False
+    """The caller's names hold loss and logits of one step until the next forward pass has made new ones."""
+    offloads_checkpoints: bool = False
+    """Each checkpointed layer's input lives in host memory, except the last layer's; one buffer of that size comes back in backward."""
+    reentrant_checkpoints: bool = False
+    """A layer is recomputed to its end before its backward begins; else recomputing stops at the last tensor that backward needs."""
+    pads_to_multiple: int = 1
+    """Batches are padded to the next multiple of this many tokens."""
+    packs_into_one_row: bool = False
+    """A micro batch of packed sequences is one row, and attention is told where each begins (TRL's padding-free packing)."""
+    eval_micro_batch: int = 0
+    """Sequences per forward pass in evaluation; 0: as in training."""
+    empty_cache_steps: int = 0
+    """The allocator's cache is emptied after so many optimizer steps; 0: never."""
+
+    @property
+    def upcasts_kbit(self) -> bool:
+        """`prepare_model_for_kbit_training`: embeddings, head and norms in fp32."""
+        return self.kbit_upcast == "all"
+
+    @property
+    def default_loss(self) -> str:
+        """Value of `Recipe.loss` that this stack computes."""
+        return str(self.defaults.get("loss", "fused"))
+
+    @property
+    def default_adapter_dtype(self) -> str:
+        """Of the adapters on a base that is not quantised: a dtype, or "compute"."""
+        return str(self.defaults.get("adapter_dtype", "fp32"))
+
+    def loss_kernel(self, loss: str) -> LossKernel:
+        """How this stack computes a value of `Recipe.loss`."""
+        return self.losses.get(loss) or LossKernel()
+
+    def kernels(self, *, quantized: bool) -> frozenset[str]:
+        """Names of the fused kernels that run."""
+        return frozenset(self.fused + (self.fused_quantized if quantized else ()))
+
+    def recipe_defaults(self, *, quantized: bool, compute_dtype: str) -> dict[str, Any]:
+        """Recipe fields as this stack sets them. 16-bit adapters other than the compute dtype's do not occur: fp16 scales gradients,
+        which needs fp32 parameters.
+        """
+        values = {**self.defaults, **(self.quantized_defaults if quantized else {})}
+        dtype = values.get("adapter_dtype")
+        if dtype == "compute":
+            values["adapter_dtype"] = compute_dtype
+        elif dtype == "bf16" and compute_dtype != "bf16":
+            values["adapter_dtype"] = "fp32"
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +231,9 @@ class Estimate:
                 "fits": memory.fits,
                 "verdict": memory.verdict,
                 "peak_phase": memory.peak_phase,
+                "peak_operation": memory.peak_operation,
+                "peak_module": memory.peak_module,
+                "basis": memory.basis,
                 "phases": {phase: memory.phases.get(phase, 0) for phase in PHASES},
                 "components": dataclasses.asdict(memory.components),
                 "notes": list(memory.notes),

@@ -1,49 +1,100 @@
-"""Memory of one recipe: the moments at which training can peak, and the largest of them.
+"""Memory of one recipe: what is held during the whole training, and what a step takes besides, moment by moment.
 
-A training step is a fixed sequence of moments. At each, what is alive is known:
+    load            weights, and while a quantised model is loaded the largest tensor in full precision
+    forward,
+    backward        static memory + the moments of the tape's profile (tape/): activations, loss, gradients in flight
+    optimizer_step  static memory + all gradients + the larger of clipping's and the update's temporaries
+    evaluation      static memory + the moments of a forward pass without gradients
 
-    load       weights, and while a quantised model is loaded the largest tensor in full precision
-    forward    static + saved activations + the loss, forward
-    backward   the largest of
-                 the loss:      static + saved activations + the loss, backward
-                 the last norm: static + saved activations + its gradients in fp32
-                 a layer:       static + what is saved still + the layer's gradients in flight (layer_backward.py); with checkpointing,
-                                the layers' inputs and one layer recomputed; for the model's last layer, which comes first and has most
-                                activations, and for its first layer, which has most gradients
-                 the embedding: static + all gradients, and a second one for a tied or accumulated embedding
-    optimizer  static + gradients + the update's temporaries
-    evaluation static + the activations in flight of one layer + the loss, forward (no graph is kept)
-
-"Static" is weights, constants, adapters and the optimizer state, which exists from the second step on. Gradients are held through forward
-and backward when they are accumulated over several micro batches; otherwise they grow while the backward pass consumes activations.
+Static memory is weights, constants, adapters and the optimizer state, which exists from the second step on. Gradients are held through
+forward and backward when they are accumulated over several micro batches; otherwise they come while the backward pass consumes
+activations.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from dataclasses import dataclass
 
-from ftadvise.estimator.activations import (
-    NORM_BACKWARD_BYTES,
-    Batch,
-    LayerActivations,
-    attention_kernel,
-    batch_of,
-    dequantisation_bytes,
-    layer_activations,
-    layout_inner_width,
-)
-from ftadvise.estimator.device_memory import DeviceMemory, device_memory, matmul_workspace_bytes
+from ftadvise.estimator.activations import Batch, attention_kernel, batch_of
+from ftadvise.estimator.device_memory import DeviceMemory, ReserveKind, communicator_bytes, device_memory, matmul_workspace_bytes
 from ftadvise.estimator.estimate_types import Components, MemoryEstimate, Phase, Stack
-from ftadvise.estimator.layout import Layout, layout_of
-from ftadvise.estimator.loss_memory import LossMemory, loss_memory
-from ftadvise.estimator.optimizer_step import optimizer_temporary_bytes
-from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
+from ftadvise.estimator.peft_settings import adapter_rank, virtual_tokens
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.sharding import Share, share
 from ftadvise.estimator.static_memory import StaticMemory, static_memory
+from ftadvise.estimator.tape.build import Setting, StepProfile, step_profile
+from ftadvise.estimator.tape.decoders import is_described
+from ftadvise.estimator.tape.profile import Moment, Profile, Vector, quantities
+from ftadvise.profiles.errors import InputError, did_you_mean
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
 
-Moment = tuple[Phase, dict[str, int]]
-"""A phase and the bytes of each component that is alive at one moment of it (context excluded)."""
+
+@dataclass(frozen=True)
+class Priced:
+    """One recipe with everything its memory is summed from. `base`: bytes of what is held throughout, by component.
+
+    `static` is the whole model's, `share` what one of several GPUs holds of it.
+    """
+
+    profile: StepProfile
+    values: Vector
+    evaluation_values: Vector
+    static: StaticMemory
+    share: Share
+    base: dict[str, int]
+    load: dict[str, int]
+    update: dict[str, int]
+
+    def phases(self) -> dict[Phase, int]:
+        """Peak allocated bytes of each phase."""
+        found: dict[Phase, int] = {"load": sum(self.load.values())}
+        for phase, (size, _) in self.peaks.items():
+            found[phase] = sum(self._held(phase).values()) + size
+        found["optimizer_step"] = sum(self.update.values())
+        return {phase: found[phase] for phase in ("load", "forward", "backward", "optimizer_step", "evaluation") if phase in found}
+
+    @functools.cached_property
+    def dynamic_bytes(self) -> int:
+        """The largest activations and loss of any phase of training: what the allocator caches when they are gone."""
+        return max(self.peaks[phase][0] for phase in ("forward", "backward"))
+
+    def components(self, phase: Phase) -> dict[str, int]:
+        """Bytes by component at the peak of a phase."""
+        if phase == "load":
+            return self.load
+        if phase == "optimizer_step":
+            return self.update
+        source, values = self._source(phase)
+        found = self._held(phase)
+        for label, size in source.components(self.peaks[phase][1], values).items():
+            found[label] = found.get(label, 0) + size
+        return found
+
+    def peak_operation(self, phase: Phase) -> tuple[str, str]:
+        """(operation, module) whose tensor makes the peak of a phase; empty for loading and the optimizer step."""
+        if phase not in self.peaks:
+            return "", ""
+        info = self._source(phase)[0].events[self.peaks[phase][1].index][2]
+        return info.operation, info.module
+
+    @functools.cached_property
+    def peaks(self) -> dict[Phase, tuple[int, Moment]]:
+        """(bytes beside what is held throughout, moment) of each phase that the tape describes."""
+        training = self.profile.training.phase_peaks(self.values)
+        evaluation = self.profile.evaluation.phase_peaks(self.evaluation_values)
+        return {"forward": training["forward"], "backward": training["backward"], "evaluation": evaluation["evaluation"]}
+
+    def _held(self, phase: Phase) -> dict[str, int]:
+        """What is held throughout; evaluation comes after gradients were set to None, but for the buffers that several GPUs keep."""
+        return self.base | {"gradients": self.share.buffers} if phase == "evaluation" else dict(self.base)
+
+    def _source(self, phase: Phase) -> tuple[Profile, Vector]:
+        if phase == "evaluation":
+            return self.profile.evaluation, self.evaluation_values
+        return self.profile.training, self.values
 
 
 def estimate_memory(
@@ -56,17 +107,25 @@ def estimate_memory(
 
     Returns:
         The estimate in bytes, and the static terms it was built from.
+
+    Raises:
+        InputError: a target module does not exist in this model.
     """
-    layout = layout_of(model)
-    static = static_memory(layout, recipe, device=_device(hardware), upcasts_kbit=stack.upcasts_kbit)
-    moments = step_moments(model, hardware, recipe, stack, batch=batch)
-    phases: dict[Phase, int] = {}
-    for phase, alive in moments:
-        phases[phase] = max(phases.get(phase, 0), sum(alive.values()))
-    peak_phase, alive = max(moments, key=lambda moment: sum(moment[1].values()))
-    peak = Components(**alive)
-    outer: DeviceMemory = device_memory(layout, hardware, peak)
-    components = dataclasses.replace(peak, context=outer.context_bytes)
+    priced = price_memory(model, hardware, recipe, stack, batch=batch)
+    phases = priced.phases()
+    # evaluation is priced, but it happens only when the user asks for it
+    peak_phase = max((phase for phase in phases if phase != "evaluation"), key=lambda phase: phases[phase])
+    peak = Components(**priced.components(peak_phase))
+    nccl = communicator_bytes(len(hardware.gpus)) if recipe.sharding != "none" else 0
+    outer: DeviceMemory = device_memory(
+        hardware,
+        peak,
+        dynamic_bytes=priced.dynamic_bytes,
+        kind=reserve_kind(recipe, stack),
+        unexplained_share=unexplained_share(model, priced.profile),
+        communicator_bytes=nccl,
+    )
+    operation, module = priced.peak_operation(peak_phase)
     estimate = MemoryEstimate(
         peak_allocated_bytes=peak.allocated_bytes,
         peak_reserved_bytes=outer.reserved_bytes,
@@ -77,119 +136,94 @@ def estimate_memory(
         verdict=outer.verdict,
         peak_phase=peak_phase,
         phases=phases,
-        components=components,
-        notes=outer.notes,
+        components=dataclasses.replace(peak, context=outer.context_bytes),
+        notes=outer.notes + priced.share.notes,
+        peak_operation=operation,
+        peak_module=module,
     )
-    return estimate, static
+    return estimate, priced.static
 
 
-def step_moments(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None) -> list[Moment]:
-    """Every moment at which training can peak, in the order of a step; arguments as for `estimate_memory`."""
-    gpu, device = hardware.gpu, _device(hardware)
-    layout = layout_of(model)
-    batch = batch or batch_of(recipe)
-    static = static_memory(layout, recipe, device=device, upcasts_kbit=stack.upcasts_kbit)
-    kernel = attention_kernel(layout, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
-    upcast = stack.upcasts_kbit and recipe.quantization != "none"
-    layer = layer_activations(layout, recipe, batch, device=device, kernel=kernel, fp32_hidden_states=upcast)
-    loss = loss_memory(layout, recipe, batch.sequences, batch.seq_len, device=device, fp32_head=upcast, keeps_logits=stack.keeps_logits)
+def price_memory(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None) -> Priced:
+    """The parts of the estimate; arguments as for `estimate_memory`."""
+    device, gpu = "cuda" if hardware.gpu else "cpu", hardware.gpu
+    batch = batch or batch_of(recipe, stack)
+    kernel = attention_kernel(model, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
+    windowed = bool(model.sliding_window and batch.seq_len >= model.sliding_window)
+    setting = Setting(kernel, batch.masked, single=batch.sequences == 1, like_cuda=device == "cuda", windowed=windowed)
+    profile = step_profile(model, recipe, stack, setting)
+    _check_targets(model, recipe, profile)
+    loss = stack.loss_kernel(recipe.loss)
+
+    prompt_tokens, prefix_tokens = virtual_tokens(recipe)
+
+    def values_of(sequences: int) -> Vector:
+        return quantities(
+            sequences=sequences,
+            seq_len=batch.seq_len,
+            rank=adapter_rank(recipe),
+            prompt_tokens=prompt_tokens,
+            prefix_tokens=prefix_tokens,
+            chunk_tokens=lambda tokens: loss.tokens_per_chunk(tokens, model.hidden_size, model.vocab_size, sequences=sequences),
+        )
+
+    values = values_of(batch.sequences)
+    static = static_memory(model, recipe, stack, profile, values, device=device)
+    part = Share(profile, static, static.gradients if recipe.gradient_accumulation > 1 else 0)
+    if recipe.sharding != "none":
+        part = share(model, hardware, recipe, stack, setting, profile, static, values)
+    held = part.static
     matmul = matmul_workspace_bytes(gpu)
-    return _moments(layout, recipe, batch, static, layer, loss, device, matmul)
-
-
-def _device(hardware: Hardware) -> str:
-    return "cuda" if hardware.gpu else "cpu"
-
-
-def _moments(
-    layout: Layout, recipe: Recipe, batch: Batch, static: StaticMemory, layer: LayerActivations, loss: LossMemory, device: str, matmul: int
-) -> list[Moment]:
-    spec, c = layout.spec, DTYPE_BYTES[recipe.compute_dtype]
-    layers, checkpointing = spec.num_layers, recipe.gradient_checkpointing
-    hidden = layer.block_input
-    full = recipe.method == "full"
-    inputs = matmul + _inputs(layout, recipe, batch, c)
-    copies = _autocast_copies(recipe, static)
     base = {
-        "weights": static.weights,
-        "quantization_constants": static.quantization_constants,
-        "adapters": static.adapters,
-        "optimizer_state": static.optimizer_state,
-        "gradients": static.gradients if recipe.gradient_accumulation > 1 else 0,
-        "workspace": inputs,
+        "weights": held.weights,
+        "quantization_constants": held.quantization_constants,
+        "adapters": held.adapters,
+        "optimizer_state": held.optimizer_state,
+        "gradients": part.held_gradients + part.buffers,
+        "workspace": matmul + part.gathered,
     }
-    final_norm = batch.tokens * (spec.hidden_size * (4 + (c if full else 0)) + 4)
-    if checkpointing:
-        # in fp32 a layer's first norm saves the layer's very input: the tensor that its checkpoint keeps
-        recomputed = layer.saved - (layer.block_input if layer.input_is_saved else 0)
-        kept = layers * layer.block_input
-        first_layer, last_layer = kept + recomputed, layer.block_input + recomputed
-        in_flight = max(layer.recomputing, layer.backward)
-    else:
-        kept = layers * layer.saved - layer.first_layer_discount
-        first_layer, last_layer = kept, layer.saved - layer.first_layer_discount
-        in_flight = layer.backward
-    copies_of_layer = copies // layers
-    copies_in_backward = copies_of_layer if checkpointing else copies
-    head, trunk, second_embedding = _gradients_by_origin(layout, recipe, static)
-    gradients_early, gradients_late = base["gradients"] or head, base["gradients"] or head + trunk * (layers - 1) // layers
-    one_layer_forward = batch.tokens * c * (3 * layout_inner_width(layout) + 4 * spec.hidden_size) + dequantisation_bytes(layout, recipe)
-    update = optimizer_temporary_bytes(layout, recipe, static, device=device)
-
-    def backward(activations: int, gradients: int, copies: int) -> Moment:
-        return "backward", base | {"activations": activations, "gradients": gradients, "workspace": inputs + copies}
-
-    return [
-        ("load", base | {"optimizer_state": 0, "gradients": 0, "adapters": 0, "workspace": _load_extra(layout, recipe)}),
-        ("forward", base | {"activations": kept + final_norm + hidden, "loss": loss.forward, "workspace": inputs + copies}),
-        (
-            "backward",
-            base | {"activations": kept + final_norm, "loss": loss.backward, "workspace": inputs + (0 if checkpointing else copies)},
-        ),
-        backward(
-            kept + final_norm + batch.tokens * spec.hidden_size * NORM_BACKWARD_BYTES, gradients_early, 0 if checkpointing else copies
-        ),
-        backward(first_layer + in_flight, gradients_early, copies_in_backward),
-        # the layer that runs last in backward is the model's first: by then the other layers' gradients exist
-        backward(last_layer + in_flight, gradients_late, copies_of_layer),
-        backward(hidden, static.gradients, second_embedding),
-        ("optimizer_step", base | {"gradients": static.gradients, "workspace": matmul + 3 * 8 * batch.tokens + update}),
-        ("evaluation", base | {"activations": one_layer_forward + hidden, "loss": loss.forward, "gradients": 0}),
-    ]
+    update = max(held.optimizer.clip_peak_bytes, held.optimizer.step_peak_bytes)
+    largest = max((linear.weight_elements for linear in profile.linears if linear.quantized), default=0)
+    return Priced(
+        profile=part.profile,
+        values=values,
+        evaluation_values=values_of(stack.eval_micro_batch or batch.sequences),
+        static=static,
+        share=part,
+        base=base,
+        load=base | {"optimizer_state": 0, "gradients": 0, "workspace": 2 * largest},
+        update=base | {"gradients": held.gradients + part.buffers, "workspace": matmul + 3 * 8 * batch.tokens + update},
+    )
 
 
-def _gradients_by_origin(layout: Layout, recipe: Recipe, static: StaticMemory) -> tuple[int, int, int]:
-    """Bytes of gradients: the head's, which comes first; all layers'; and, at the end, a second one for the embedding.
+def reserve_kind(recipe: Recipe, stack: Stack) -> ReserveKind:
+    """Which of the measured reserves holds: see allocator.yaml."""
+    if recipe.sharding not in ("none", "ddp"):
+        return "sharded"
+    if not recipe.gradient_checkpointing:
+        return "kept"
+    return "logits" if stack.loss_kernel(recipe.loss).kind == "logits" else "chunks"
 
-    A tied head and embedding have one gradient each until they are added; accumulated gradients have a new one beside them.
+
+def unexplained_share(model: ModelSpec, profile: StepProfile) -> float:
+    """Share of the published parameters that the tape did not meet, or met too often; norms and biases stay far below 1 %.
+
+    A model whose layers nobody has described counts as wholly unexplained beyond what its linear layers explain.
     """
-    if recipe.method != "full":
-        return 0, static.gradients, 0
-    head = embedding = layout.embedding_parameters * DTYPE_BYTES[recipe.compute_dtype]
-    tied = layout.spec.tie_word_embeddings
-    trunk = static.gradients - head - (0 if tied else embedding)
-    return head, trunk, embedding * (int(tied) + int(recipe.gradient_accumulation > 1))
+    linears = sum(linear.count * linear.weight_elements for linear in profile.linears if linear.layer >= 0)
+    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
+    experts = model.experts.parameters if model.experts else 0
+    missing = abs(model.total_params - linears - embeddings - experts) / max(1, model.total_params)
+    return missing if is_described(model) else max(missing, 0.1)
 
 
-def _autocast_copies(recipe: Recipe, static: StaticMemory) -> int:
-    """Autocast casts each adapter weight of another dtype once per forward pass.
-
-    The copy lives until the pass ends, and with its layer's saved tensors until backward.
-    """
-    if recipe.compute_dtype == "fp32" or recipe.method == "full" or recipe.adapter_dtype == recipe.compute_dtype:
-        return 0
-    return static.trainable_parameters * DTYPE_BYTES[recipe.compute_dtype]
-
-
-def _inputs(layout: Layout, recipe: Recipe, batch: Batch, c: int) -> int:
-    """Token ids, labels and mask (int64), cos and sin of the rotary positions, and the boolean attention mask that checkpoints keep."""
-    rotary = 2 * batch.seq_len * layout.spec.head_dim * c if layout.spec.position == "rope" else 0
-    mask = batch.sequences * batch.seq_len**2 if batch.masked and recipe.gradient_checkpointing else 0
-    return 3 * 8 * batch.tokens + rotary + mask
-
-
-def _load_extra(layout: Layout, recipe: Recipe) -> int:
-    """While loading, a tensor exists in the checkpoint's dtype before it is quantised: the largest one."""
-    if recipe.quantization == "none":
-        return 0
-    return 2 * max((linear.weight_elements for linear in layout.linears), default=0)
+def _check_targets(model: ModelSpec, recipe: Recipe, profile: StepProfile) -> None:
+    if recipe.method in ("full", "prefix", "prompt") or recipe.target_modules == ("all-linear",):
+        return
+    known = sorted({linear.name.rsplit(".", 1)[-1] for linear in profile.linears})
+    for wanted in recipe.target_modules:
+        if wanted.rsplit(".", 1)[-1] not in known:
+            raise InputError(
+                f"{model.id} has no linear layer {wanted!r}",
+                hint=did_you_mean(wanted, known) or f"its linear layers: {', '.join(known)}",
+            )

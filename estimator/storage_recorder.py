@@ -7,7 +7,7 @@ read by the same code.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from ftadvise.estimator.timeline import Timeline
+
+Scratch = Callable[[Any, Any], Iterable[int]]
+"""From an operation's arguments and result to the bytes of each buffer that its kernel takes and returns inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,38 +32,55 @@ class Moment:
     by_label: dict[str, int]
 
 
-@dataclass(slots=True)
-class _Storage:
+@dataclass(slots=True, eq=False)
+class Storage:
+    """One storage that was seen. `label` may be changed later: events are labelled when they are read."""
+
+    number: int
     label: str
     size_bytes: int
     operation: str
+    module: str
 
 
 class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
     """A dispatch mode that follows storages on one device type from creation to release.
 
-    What it sees: every storage that leaves an operation, and those announced with `adopt`. What it ignores: memory that a kernel
-    takes and returns inside one operation (cuBLAS workspaces, MKL scratch), which no dispatch mode can see.
+    What it sees: every storage that leaves an operation, and those announced with `adopt` or `take`. Memory that a kernel takes and
+    returns inside one operation, which no dispatch mode can see, is recorded for the operations in `scratch`.
 
-    `phase` and `label` are set by the caller and stamped on every storage created from then on; `relabel` moves storages to
+    `phase`, `label` and `module` are set by the caller and stamped on every storage created from then on; `adopt` moves storages to
     another label afterwards (a gradient is recognised only when it has become one), which is why labels are resolved at the end.
+
+    `execute` calls the operations, by default as they are.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, scratch: dict[Any, Scratch] | None = None, execute: Callable[..., Any] | None = None) -> None:
         super().__init__()
+        self._execute = execute or _call
         self.device_type = device_type
         self.phase = "load"
         self.label = "activations"
-        self._live: dict[int, _Storage] = {}
-        self._events: list[tuple[_Storage, int]] = []
+        self.module = ""
+        self._scratch = scratch or {}
+        self._count_of_storages = 0
+        self._live: dict[int, tuple[Any, Storage]] = {}
+        self._events: list[tuple[Storage, int, str]] = []
         self._current_bytes = 0
         self._peaks: dict[tuple[str, str], tuple[int, int, str]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for leaf in tree_iter(out):
-            if isinstance(leaf, torch.Tensor):
-                self._see(leaf, self.label, str(func))
+        out = self._execute(func, args, kwargs or {})
+        if isinstance(out, torch.Tensor):
+            self._see(out, self.label, func)
+        else:
+            for leaf in tree_iter(out):
+                if isinstance(leaf, torch.Tensor):
+                    self._see(leaf, self.label, func)
+        if func in self._scratch:
+            held = [self.take(size, "workspace", str(func)) for size in self._scratch[func](args, out) if size]
+            for storage in held:
+                self.release(storage)
         return out
 
     def adopt(self, tensors: Iterable[torch.Tensor], label: str) -> None:
@@ -67,6 +89,16 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
             storage = self._see(tensor, label, "adopt")
             if storage is not None:
                 storage.label = label
+
+    def take(self, size_bytes: int, label: str, operation: str) -> Storage:
+        """Count memory that no tensor stands for."""
+        storage = self._new(size_bytes, label, operation)
+        self._count(storage, size_bytes, operation)
+        return storage
+
+    def release(self, storage: Storage) -> None:
+        """The end of what `take` began."""
+        self._count(storage, -storage.size_bytes, "free")
 
     @property
     def current_bytes(self) -> int:
@@ -84,52 +116,67 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
         """The largest moment of each (phase, label being created): tells the loss's peak from the layers'."""
         return {moment: self._moment(moment[0], *peak) for moment, peak in self._peaks.items()}
 
+    def timeline(self) -> Timeline:
+        """Every event so far, with labels as they are known by now."""
+        timeline = Timeline()
+        for storage, delta, phase in self._events:
+            timeline.append(storage.number, delta, label=storage.label, operation=storage.operation, module=storage.module, phase=phase)
+        return timeline
+
+    def live_at_peak(self, phase: str, label: str) -> list[tuple[str, str, int]]:
+        """(label, creating operation, bytes) of every storage alive at that moment of `peaks_by_label`, largest first."""
+        live: dict[int, tuple[Storage, int]] = {}
+        for storage, delta, _ in self._events[: self._peaks[phase, label][1]]:
+            held = live.get(storage.number, (storage, 0))[1] + delta
+            live[storage.number] = (storage, held)
+        rows = [(storage.label, storage.operation, held) for storage, held in live.values() if held]
+        return sorted(rows, key=lambda row: -row[2])
+
     def _moment(self, phase: str, total_bytes: int, event_count: int, operation: str) -> Moment:
         by_label: dict[str, int] = {}
-        for storage, delta in self._events[:event_count]:
+        for storage, delta, _ in self._events[:event_count]:
             by_label[storage.label] = by_label.get(storage.label, 0) + delta
         return Moment(total_bytes, phase, operation, {k: v for k, v in by_label.items() if v})
 
-    def _see(self, tensor: torch.Tensor, label: str, operation: str) -> _Storage | None:
+    def _new(self, size_bytes: int, label: str, operation: str) -> Storage:
+        self._count_of_storages += 1
+        return Storage(self._count_of_storages, label, size_bytes, operation, self.module)
+
+    def _see(self, tensor: torch.Tensor, label: str, operation: Any) -> Storage | None:
         if tensor.device.type != self.device_type:
             return None
         untyped = tensor.untyped_storage()
         key = untyped._cdata
-        storage = self._live.get(key)
+        known = self._live.get(key)
         size_bytes = untyped.nbytes()
-        if storage is None:
+        if known is None:
             if size_bytes == 0:
                 return None
-            storage = _Storage(label, size_bytes, operation)
-            self._live[key] = storage
-            weakref.finalize(untyped, self._free, key)
-            self._count(storage, size_bytes, operation)
-        elif storage.size_bytes != size_bytes:  # resized in place
-            self._count(storage, size_bytes - storage.size_bytes, operation)
+            storage = self._new(size_bytes, label, str(operation))
+            self._live[key] = (weakref.ref(untyped, lambda _: self._free(key)), storage)
+            self._count(storage, size_bytes, storage.operation)
+            return storage
+        storage = known[1]
+        if storage.size_bytes != size_bytes:  # resized in place
+            self._count(storage, size_bytes - storage.size_bytes, str(operation))
             storage.size_bytes = size_bytes
         return storage
 
     def _free(self, key: int) -> None:
-        storage = self._live.pop(key, None)
-        if storage is not None:
-            self._count(storage, -storage.size_bytes, "free")
+        _, storage = self._live.pop(key)
+        self._count(storage, -storage.size_bytes, "free")
 
-    def _count(self, storage: _Storage, delta: int, operation: str) -> None:
-        self._events.append((storage, delta))
+    def _count(self, storage: Storage, delta: int, operation: str) -> None:
+        self._events.append((storage, delta, self.phase))
         self._current_bytes += delta
         moment = (self.phase, self.label)
         peak = self._peaks.get(moment)
         if peak is None or self._current_bytes > peak[0]:
             self._peaks[moment] = (self._current_bytes, len(self._events), operation)
 
-    def live_at_peak(self, phase: str, label: str) -> list[tuple[str, str, int]]:
-        """(label, creating operation, bytes) of every storage alive at that moment of `peaks_by_label`, largest first."""
-        live: dict[int, tuple[_Storage, int]] = {}
-        for storage, delta in self._events[: self._peaks[phase, label][1]]:
-            held = live.get(id(storage), (storage, 0))[1] + delta
-            live[id(storage)] = (storage, held)
-        rows = [(storage.label, storage.operation, held) for storage, held in live.values() if held]
-        return sorted(rows, key=lambda row: -row[2])
+
+def _call(func: Any, args: Any, kwargs: Any) -> Any:
+    return func(*args, **kwargs)
 
 
 @contextmanager

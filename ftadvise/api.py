@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ftadvise.advisor.candidates import adapter_dtype, compute_dtype
 from ftadvise.advisor.plan_types import Plan, PlanRequest
 from ftadvise.advisor.planner import make_plan
 from ftadvise.estimator.estimate import estimate as price
-from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.plan_file import MadeFor, PlanFile, read_plan_file
-from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.recipe import Quantization, Recipe
 from ftadvise.estimator.stack import DEFAULT_STACK, stack_of
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
@@ -45,21 +46,27 @@ def plan(
     """
     request = request or PlanRequest(fixed=recipe_fields)
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
-    if training_stack.default_loss != Recipe().loss:
-        request = dataclasses.replace(request, fixed={"loss": training_stack.default_loss, **request.fixed})
+    request = dataclasses.replace(request, fixed={**_fixed_by(training_stack, request.fixed, hardware), **request.fixed})
     return make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack))
 
 
-def estimate(model: str | None = None, *, gpu: str | None = None, stack: str = DEFAULT_STACK, **recipe_fields: Any) -> Estimate:
+def estimate(
+    model: str | None = None, *, gpu: str | None = None, stack: str = DEFAULT_STACK, trace: bool = False, **recipe_fields: Any
+) -> Estimate:
     """What exactly one recipe costs. Fields that are not given take the stack's and the hardware's defaults.
 
-    `method="qlora"` means LoRA on an NF4 base with double quantisation.
+    `method="qlora"` means LoRA on an NF4 base with double quantisation. `trace=True` runs real steps on the meta device, which takes
+    seconds and needs ftadvise[run].
 
     Raises:
         InputError: an unknown name, a contradiction, or a recipe that the device cannot run.
     """
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
-    return price(spec, hardware, complete_recipe(recipe_fields, hardware, default_loss=training_stack.default_loss), training_stack)
+    if trace:
+        from ftadvise.estimator.traced_estimate import traced_estimate
+
+        return traced_estimate(spec, hardware, complete_recipe(recipe_fields, hardware, training_stack), training_stack)
+    return price(spec, hardware, complete_recipe(recipe_fields, hardware, training_stack), training_stack)
 
 
 def run(plan_path: str | Path, *, out_dir: str | Path | None = None, **options: Any) -> RunReport:
@@ -75,20 +82,35 @@ def run(plan_path: str | Path, *, out_dir: str | Path | None = None, **options: 
     return run_plan(plan_file, out_dir=Path(out_dir) if out_dir else default_run_folder(plan_file), hardware=probe(), **options)
 
 
-def complete_recipe(fields: dict[str, Any], hardware: Hardware, *, default_loss: str = "fused") -> Recipe:
-    """A whole recipe from the fields that were given: dtypes by hardware, loss by stack, alpha = 2 x rank.
+def complete_recipe(fields: dict[str, Any], hardware: Hardware, stack: Stack) -> Recipe:
+    """A whole recipe from the fields that were given: dtypes by hardware, alpha = 2 x rank, and what the stack sets by default.
 
     Raises:
         InputError: a value out of range or a contradiction.
     """
     values = dict(PlanRequest(fixed=fields).fixed)  # spells out what "qlora" stands for
-    quantization = values.get("quantization", "none")
     values.setdefault("compute_dtype", compute_dtype(hardware))
-    values.setdefault("adapter_dtype", adapter_dtype(quantization, values["compute_dtype"]))
-    values.setdefault("loss", default_loss)
+    quantized = values.get("quantization", "none") != "none"
+    values = stack.recipe_defaults(quantized=quantized, compute_dtype=values["compute_dtype"]) | values
     if isinstance(values.get("rank"), int):
         values.setdefault("alpha", max(1, 2 * values["rank"]))
     return Recipe(**values)
+
+
+def _fixed_by(stack: Stack, fixed: Mapping[str, Any], hardware: Hardware) -> dict[str, Any]:
+    """What the stack sets whatever the planner may choose, and the planner would not choose by itself."""
+    compute = fixed.get("compute_dtype", compute_dtype(hardware))
+    by_itself = dataclasses.asdict(Recipe())
+    choices: dict[Quantization, dict[str, Any]] = {
+        quantization: stack.recipe_defaults(quantized=quantization != "none", compute_dtype=compute)
+        for quantization in ([fixed["quantization"]] if "quantization" in fixed else get_args(Quantization))
+    }
+    return {
+        field: value
+        for field, value in next(iter(choices.values())).items()
+        if all(values[field] == value for values in choices.values())
+        and any(value != (adapter_dtype(q, compute) if field == "adapter_dtype" else by_itself[field]) for q in choices)
+    }
 
 
 def plan_file_of(plan: Plan) -> PlanFile:

@@ -33,6 +33,8 @@ class Architecture:
     o_bias: bool = False
     mlp_bias: bool = False
     position: str = "rope"
+    sdpa: bool = True
+    """transformers can run the type with PyTorch's scaled dot-product attention; else only with its own (eager)."""
     fused_expert_parameters: tuple[str, ...] = ()
     """Names of the 3-D expert parameters of transformers >= 5, which "all-linear" LoRA does not reach."""
     vision_linear_modules: tuple[str, ...] = ()

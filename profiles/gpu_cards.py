@@ -52,6 +52,9 @@ class GpuCard:
     memory_gib: float | None = None
     memory_options_gib: tuple[int, ...] = ()
     smi_memory_mib: int | None = None
+    visible_memory_gib: float | None = None
+    visible_memory_source: str | None = None
+    inline_ecc: bool = False
     devices_per_board: int = 1
     bandwidth_gb_per_s: float | None = None
     fp32_tflops: float | None = None
@@ -85,6 +88,18 @@ class GpuCard:
         if self.memory_gib is not None:
             return int(self.memory_gib * GIB) // self.devices_per_board
         return None
+
+    @property
+    def visible_bytes(self) -> int | None:
+        """What CUDA shows of one device in bytes: as reported, else by `gpus/_visible_memory.yaml`; None when neither is known."""
+        if self.visible_memory_gib is not None:
+            return int(self.visible_memory_gib * GIB) // self.devices_per_board
+        if self.vendor != "NVIDIA" or self.form in ("embedded", "soc") or self.memory_gib is None:
+            return None
+        rule = load_yaml_folder(GPU_FOLDER)["_visible_memory.yaml"]
+        usable = self.memory_gib * GIB * (1 - rule["inline_ecc_share"] * self.inline_ecc)
+        kept: float = usable * rule["kept_share"] + rule["kept_mib"] * MIB
+        return int(usable - kept)
 
 
 # Card key -> Gpu field, for `unconfirmed`. Keys that Gpu does not carry (sm_count, nvml_names, ...) have no entry.
@@ -143,6 +158,7 @@ def card_to_gpu(card: GpuCard, *, memory_bytes: int | None = None) -> Gpu:
         vendor=card.vendor,
         arch=card.arch,
         memory_bytes=memory,
+        visible_bytes=card.visible_bytes if memory_bytes is None else None,
         compute_capability=None if capability is None else (capability[0], capability[1]),
         bandwidth_bytes_per_s=share(card.bandwidth_gb_per_s, 1e9),
         fp32_flops_per_s=share(card.fp32_tflops, 1e12),

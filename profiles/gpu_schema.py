@@ -73,6 +73,10 @@ def _contradictions(card: GpuCard) -> Iterable[str]:
         yield "nvml_names_verified has a name that nvml_names lacks"
     if card.memory_options_gib and card.memory_gib != max(card.memory_options_gib):
         yield "memory_gib is not the largest of memory_options_gib"
+    if (card.visible_memory_gib is None) != (card.visible_memory_source is None):
+        yield "visible_memory_gib and visible_memory_source go together"
+    if card.visible_memory_gib is not None and (card.memory_gib is None or card.visible_memory_gib > card.memory_gib):
+        yield "visible_memory_gib is larger than memory_gib"
     if card.form_factor and not card.family:
         yield "form_factor without family"
     if (card.fp16_tflops is None and card.bf16_tflops is None) != (card.tensor_basis is None):

@@ -21,7 +21,8 @@ class GpuProcess:
 class Gpu:
     """One GPU. Rates are dense (no sparsity) with fp32 accumulation, in FLOP per second; None = not known or not supported.
 
-    `free_bytes` is None for a named GPU; then all of `memory_bytes` counts as free.
+    `memory_bytes` is the nominal size or NVML's total; `visible_bytes`, known for most named GPUs, is what CUDA shows of it, without what
+    ECC, firmware and driver keep. `free_bytes` is None for a named GPU; then all that is visible counts as free.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Gpu:
     arch: str
     memory_bytes: int
     free_bytes: int | None = None
+    visible_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
     bandwidth_bytes_per_s: float | None = None
     fp32_flops_per_s: float | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ftadvise.profiles.architectures import Architecture, architectures
-from ftadvise.profiles.model_spec import Experts, ModelSpec
+from ftadvise.profiles.model_spec import Experts, Mla, ModelSpec
 from ftadvise.profiles.yaml_store import load_yaml_folder
 
 CARDS_FOLDER = Path(__file__).parent / "models"
@@ -113,6 +114,8 @@ def card_to_spec(card: dict[str, Any], variant: str | None = None) -> ModelSpec:
         active_params=card.get("active_params", card["total_params"]),
         sliding_window=card.get("sliding_window"),
         experts=_experts(card, shared),
+        mla=_mla(card),
+        layer_pattern=card.get("layer_pattern", ""),
         special=_special(card, kind),
         linear_modules=tuple(value("linear_modules")),
         attention_modules=tuple(value("attention_modules")),
@@ -141,6 +144,13 @@ def _experts(card: dict[str, Any], shared: Architecture) -> Experts | None:
         parameters=entry.get("parameters", 0),
         fused_parameters=tuple(card.get("fused_expert_parameters", shared.fused_expert_parameters)),
     )
+
+
+def _mla(card: dict[str, Any]) -> Mla | None:
+    entry = card.get("mla")
+    if not entry or not entry.get("kv_lora_rank"):
+        return None
+    return Mla(**{field.name: entry.get(field.name) or 0 for field in fields(Mla)})
 
 
 def _special(card: dict[str, Any], kind: str) -> tuple[str, ...]:

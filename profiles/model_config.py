@@ -16,7 +16,7 @@ from ftadvise.profiles.config_adjustments import adjusted_sizes
 from ftadvise.profiles.config_values import ConfigValues
 from ftadvise.profiles.count_parameters import Dimensions, count_parameters
 from ftadvise.profiles.errors import InputError
-from ftadvise.profiles.model_spec import Confidence, Experts, ModelSpec
+from ftadvise.profiles.model_spec import Confidence, Experts, Mla, ModelSpec
 
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _PLAIN = {"sliding_window", "mla"}
@@ -44,6 +44,8 @@ _LAYER_TYPES = {
     "chunked_attention": "chunked_attention",
     "sliding_attention": "sliding_window",
 }
+
+_LETTERS = {"full_attention": "F", "attention": "F", "sliding_attention": "S", "linear_attention": "L", "mamba": "M", "conv": "C"}
 
 
 def spec_from_config(
@@ -152,6 +154,8 @@ def spec_from_config(
         active_params=active,
         sliding_window=window,
         experts=replace(experts, parameters=count.experts) if experts else None,
+        mla=Mla(**mla) if mla else None,
+        layer_pattern=_layer_pattern(values, layers),
         special=special,
         linear_modules=_with_query_rank(shared.linear_modules, mla),
         attention_modules=_with_query_rank(shared.attention_modules, mla),
@@ -273,6 +277,15 @@ def _special(config: Mapping[str, Any], values: ConfigValues, shared: Architectu
     elif config.get("is_encoder_decoder") is True:
         words.append("seq2seq")
     return tuple(words), window
+
+
+def _layer_pattern(values: ConfigValues, layers: int) -> str:
+    """One letter per layer, from `layer_types`, when it names every layer with a type that has a letter."""
+    kinds = values.raw("layer_types")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        return ""
+    letters = [_LETTERS.get(str(kind), "") for kind in kinds]
+    return "".join(letters) if all(letters) else ""
 
 
 def _totals(counted: int, active: int, stored: int | None, *, exact: bool) -> tuple[int, int, Confidence]:

@@ -26,6 +26,17 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True)
+class Mla:
+    """Multi-head latent attention: ranks of the compressed projections and widths per head. `q_lora_rank` 0: one full query projection."""
+
+    kv_lora_rank: int
+    q_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Facts about one model. Counts are elements, never bytes.
 
@@ -60,6 +71,9 @@ class ModelSpec:
     active_params: int
     sliding_window: int | None = None
     experts: Experts | None = None
+    mla: Mla | None = None
+    layer_pattern: str = ""
+    """One letter per layer where layers differ (card_schema.Card.layer_pattern says which); "" when not known or all alike."""
     special: tuple[str, ...] = ()
     linear_modules: tuple[str, ...] = ()
     """Names of all linear layers of the language model but the head and routers ("all-linear")."""

@@ -12,19 +12,16 @@ from ftadvise.commands.options import json_option, lang_option, language, print_
 @click.command("estimate")
 @click.option("--model", "-m", help="Hub id, short name, local folder or GGUF file (default: the embedded SmolLM2-135M-Instruct).")
 @click.option("--gpu", "-g", help='A GPU by name; "cpu" for none (default: this machine).')
-@click.option("--stack", default="trl", show_default=True, help="trl (our runner), transformers, transformers-kbit.")
-@click.option("--trace", is_flag=True, help="Run a real step on the meta device instead (not in this version).")
+@click.option("--stack", default="trl", show_default=True, help="The training code: trl (our runner), unsloth, trl==1.10, ...")
+@click.option("--trace", is_flag=True, help="Run real steps on the meta device: seconds, no GPU, needs ftadvise[run].")
 @recipe_options
 @json_option
 @lang_option
 def command(model: str | None, gpu: str | None, stack: str, trace: bool, as_json: bool, lang: str | None, **options: Any) -> int:
     """Price exactly one recipe: peak memory by component and phase, speed, and whether it fits. Exit code 3 when it does not."""
     from ftadvise import api
-    from ftadvise.profiles.errors import InputError
 
-    if trace:
-        raise InputError("--trace is not in this version", hint="leave it out: the analytic estimate needs no torch")
-    result = api.estimate(model, gpu=gpu, stack=stack, **recipe_fields(options))
+    result = api.estimate(model, gpu=gpu, stack=stack, trace=trace, **recipe_fields(options))
     if as_json:
         print_json(result.to_json())
     else:

@@ -28,6 +28,7 @@ def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
         memory_view(estimate.memory, lang, device=device),
         _headed(text("speed.title", lang), _speed(estimate, lang)),
         _headed(text("trains.title", lang), Text(trained)),
+        *(_headed(text("note.title", lang), Text(note, style="not bold")) for note in estimate.memory.notes),
     ]
 
 

@@ -26,6 +26,8 @@ _LOOKS = {
     "reserve": ("bright_black", "R"),
     "context": ("white", "C"),
 }
+_SMALLEST_SHOWN = 1 << 18
+"""A quarter of a MiB: what is smaller (the loss itself, a handful of scalars) only fills the table."""
 _VERDICT_STYLES = {"fits": "bold green", "tight": "bold yellow", "does_not_fit": "bold red"}
 
 
@@ -60,7 +62,7 @@ def memory_view(memory: MemoryEstimate, lang: str, *, device: str) -> Renderable
     parts = [(f.name, getattr(memory.components, f.name)) for f in dataclasses.fields(memory.components) if f.name != "context"]
     reserve = memory.peak_reserved_bytes - memory.peak_allocated_bytes
     parts += [("reserve", reserve), ("context", memory.components.context)]
-    shown = tuple((name, size) for name, size in parts if size > 0)
+    shown = tuple((name, size) for name, size in parts if size >= _SMALLEST_SHOWN)
     head = Text()
     head.append(text("memory.title" if device == "cuda" else "memory.title_cpu", lang), style="bold")
     head.append("  " + text("memory.of", lang, used=gib(memory.device_used_bytes), available=gib(memory.available_bytes)))
@@ -68,6 +70,8 @@ def memory_view(memory: MemoryEstimate, lang: str, *, device: str) -> Renderable
     head.append(f"  {text('memory.interval', lang, low=gib(memory.low_bytes), high=gib(memory.high_bytes))}", style="dim")
     comma = "，" if lang == "zh" else ", "
     peak = text("memory.peak", lang, phase=text(f"phase.{memory.peak_phase}", lang))
+    if memory.peak_operation:
+        peak += f" ({' '.join(filter(None, (memory.peak_operation, memory.peak_module)))})"
     head.append(comma.join(["", peak, text(f"basis.{memory.basis}", lang)]), style="dim")
     table = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ftadvise.estimator.activations import Batch
+from ftadvise.estimator.activations import Batch, batch_of
 from ftadvise.estimator.estimate import estimate
 from ftadvise.estimator.estimate_types import PHASES, Components, Estimate, MemoryEstimate
-from ftadvise.estimator.memory import estimate_memory, step_moments
+from ftadvise.estimator.memory import estimate_memory, price_memory
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.estimator.stack import stack_of
 from ftadvise.profiles.errors import InputError
@@ -144,8 +144,11 @@ def test_the_verdict_follows_the_numbers(model: ModelSpec, machine: Hardware, re
 
 @given(model=models, machine=machines, recipe=recipes())
 def test_every_moment_is_made_of_known_components(model: ModelSpec, machine: Hardware, recipe: Recipe) -> None:
-    for phase, alive in step_moments(model, machine, recipe, TRL):
+    priced = price_memory(model, machine, recipe, TRL)
+    for phase, size in priced.phases().items():
         assert phase in PHASES
+        alive = priced.components(phase)
+        assert sum(alive.values()) == size
         assert Components(**alive).allocated_bytes == sum(alive.values())
         assert min(alive.values()) >= 0
 
@@ -153,9 +156,9 @@ def test_every_moment_is_made_of_known_components(model: ModelSpec, machine: Har
 @given(recipe=recipes(methods=("lora",)))
 def test_the_batch_that_occurred_is_what_is_priced(recipe: Recipe) -> None:
     model, machine = MODELS[0], MACHINES[1]
-    same = Batch(recipe.micro_batch, recipe.seq_len, masked=recipe.micro_batch > 1 and not recipe.packing)
+    same = batch_of(recipe, TRL)
     assert estimate_memory(model, machine, recipe, TRL, batch=same)[0] == memory(model, machine, recipe)
-    shorter = Batch(recipe.micro_batch, max(1, recipe.seq_len // 2), same.masked)
+    shorter = Batch(same.sequences, max(1, same.seq_len // 2), same.masked)
     assert (
         estimate_memory(model, machine, recipe, TRL, batch=shorter)[0].peak_allocated_bytes
         <= memory(model, machine, recipe).peak_allocated_bytes
@@ -209,7 +212,7 @@ def test_the_json_document_keeps_its_contract(model: ModelSpec, machine: Hardwar
     assert document["schema"] == "ftadvise.estimate/1"
     assert set(document["memory"]["phases"]) == set(PHASES)
     assert set(document["memory"]["components"]) == set(CONTRACT["memory"]["components"])
-    assert Recipe.from_dict(document["recipe"]) == recipe
+    assert Recipe.from_dict(document["recipe"]) == priced.recipe  # what can run: corrections are named in the notes
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,30 @@ def test_a_board_of_two_devices_shares_its_figures_out() -> None:
     assert card_to_gpu(replace(card, devices_per_board=1)).memory_bytes == 128 * GIB
 
 
+def test_what_cuda_shows_is_less_than_the_board_has() -> None:
+    t4 = card_to_gpu(_card("T4"))
+    assert t4.memory_bytes == 16 * GIB
+    assert t4.visible_bytes == int(14.74 * GIB)
+    assert all(card.visible_bytes < card.memory_gib * GIB for card in all_gpu_cards() if card.visible_bytes and card.memory_gib)
+    shares = {card.name: card.visible_bytes for card in all_gpu_cards() if card.vendor == "NVIDIA" and card.form not in ("embedded", "soc")}
+    assert None not in shares.values()
+
+
+def test_boards_nobody_reported_follow_the_rule() -> None:
+    """The rule, put to the boards whose figure is known, finds it; a board whose memory the caller names has no such figure."""
+    for card in all_gpu_cards():
+        known = card.visible_bytes
+        ruled = replace(card, visible_memory_gib=None, visible_memory_source=None).visible_bytes
+        shared_with_the_cpu = card.name.startswith("GB10")
+        if card.visible_memory_gib and known and ruled and not shared_with_the_cpu:
+            small = (card.memory_gib or 0) < 12
+            assert ruled == pytest.approx(known, rel=0.036 if small else 0.016), card.name
+    assert _card("L40").visible_bytes == pytest.approx(_card("L40S").visible_bytes, rel=0.002)
+    assert card_to_gpu(_card("T4"), memory_bytes=15 * GIB).visible_bytes is None
+    assert _card("Apple M2").visible_bytes is None
+    assert card_to_gpu(_card("MI250X")).visible_bytes == pytest.approx(65520 << 20, rel=1e-3)
+
+
 def test_unknown_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="M3 Max"):
         card_to_gpu(_card("Apple M3 Max"))
@@ -129,6 +153,8 @@ def test_the_schema_accepts_a_good_entry() -> None:
         ({"tensor_basis": None}, "tensor_basis"),
         ({"compute_capability": None}, "compute_capability"),
         ({"unconfirmed": ["tdp_w"]}, "does not state"),
+        ({"visible_memory_gib": 47.4}, "visible_memory_source go together"),
+        ({"visible_memory_gib": 49, "visible_memory_source": "a log"}, "larger than memory_gib"),
         ({"nvml_names_verified": ["NVIDIA X"]}, "nvml_names lacks"),
         ({"release_date": "last May"}, "not YYYY-MM-DD"),
         ({"price_usd_per_gpu_hour": {"median_all": 1.0, "n_all": 2, "points": ["one"]}}, "price without points"),

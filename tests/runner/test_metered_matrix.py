@@ -1,0 +1,55 @@
+"""Every method on every base quantisation, really trained on the CPU under the storage meter, against the trace of the same recipe."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytestmark = pytest.mark.train
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
+sys.path.insert(0, BENCHMARKS)  # the benchmarks are scripts that import one another by their bare names
+try:
+    import cpu_compare
+    import cpu_matrix
+    import matrix
+finally:
+    sys.path.remove(BENCHMARKS)
+
+LIMIT = 0.01
+CASES = {case.name: case for case in matrix.ci_cases()}
+KNOWN_GAPS = {
+    "adalora nf4-double": "peft 0.21 makes AdaLoRA's ranknum trainable when it moves it; the trace's adapter is made on meta, unmoved"
+}
+
+
+def _with_known_gaps(names: dict[str, Any]) -> list[Any]:
+    gap = pytest.mark.xfail
+    return [pytest.param(n, marks=gap(strict=True, reason=KNOWN_GAPS[n])) if n in KNOWN_GAPS else n for n in names]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage_collection() -> Iterator[None]:
+    """Metering sets the imported libraries aside from garbage collection; undone for the tests that follow."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("name", _with_known_gaps(CASES))
+@pytest.mark.filterwarnings("ignore")
+def test_the_trace_sees_what_really_happens(name: str) -> None:
+    case = CASES[name]
+    row: dict[str, Any] = cpu_matrix.row_of(case, cpu_matrix.meter_case(case), seconds=0.0)
+    ((_, found),) = cpu_compare.errors([{key: str(value) for key, value in row.items()}])
+    assert not isinstance(found, str), found
+    assert {phase: error for phase, error in found.items() if abs(error) > LIMIT and phase != "optimizer_step"} == {}
+
+
+def test_each_method_and_quantisation_is_there() -> None:
+    pairs = {(case.recipe.method, case.recipe.quantization, case.recipe.double_quantization) for case in CASES.values()}
+    assert len(pairs) == len(CASES) == (len(matrix.METHODS) - 1) * len(matrix.QUANTIZATIONS) + 1 - len(matrix.UNTRAINABLE_ON_CPU)
