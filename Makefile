@@ -46,13 +46,14 @@ accuracy: $(INSTALLED)  ## predicted beside published and metered memory: docs/a
 	$(PIP) $(CONSTRAINTS) --editable '.[run,bench]'
 	$(BIN)/python -m benchmarks.accuracy $(TRACE)
 	$(BIN)/python -m benchmarks.reserve_share
+	$(BIN)/python docs/refresh.py
 
 metered: $(INSTALLED)  ## the same recipes as real training steps on this CPU (20 minutes)
 	$(BIN)/python benchmarks/cpu_matrix.py
 	$(BIN)/python benchmarks/cpu_compare.py
 
 agreement: $(INSTALLED)  ## the analytic model against the trace on 2,000 random recipes (an hour)
-	$(BIN)/python -m benchmarks.agreement --nightly
+	$(BIN)/python benchmarks/agreement.py --nightly
 
 gpu: $(INSTALLED)  ## the matrix of recipes on this machine's CUDA GPU, 25 minutes at most
 	$(BIN)/python benchmarks/gpu_memory.py --budget-minutes 25
@@ -63,14 +64,14 @@ bench: $(INSTALLED)  ## what a process holds before it holds a model
 bench-peers: $(INSTALLED)  ## the public estimators on the published measurements, each in its own environment (package index needed)
 	$(BIN)/python -m benchmarks.peers
 
-docs: $(INSTALLED)  ## write --help texts and the table of published runs into the documentation
+docs: $(INSTALLED)  ## write --help texts and the benchmarks' figures into the documentation
 	$(BIN)/python docs/refresh.py
 
 picture: $(INSTALLED)  ## make docs/picture.svg from a plan and the run that `make demo` left
 	$(BIN)/python docs/make_picture.py ftadvise-runs/demo/run
 
-clean:  ## remove the environment, caches and builds (runs are kept)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove the environments, caches and builds (runs are kept)
+	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints-cpu.txt

@@ -1,12 +1,14 @@
-"""Writes into the documentation what the program itself says: `--help` texts and the comparison with published runs.
+"""Writes into the documentation what the program itself says: `--help` texts, and tables out of the benchmarks' results.
 
-A marked block (`<!-- help: plan -->` ... `<!-- end -->`) is replaced whole. Run: python docs/refresh.py (`make docs`); a test compares.
+A marked block (`<!-- help: plan -->` ... `<!-- end -->`) is replaced whole. `<!-- table: accuracy.summary -->` holds what `table` of
+benchmarks/accuracy/summary.py returns. Run: python docs/refresh.py (`make docs`); a test compares.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
-import runpy
+import sys
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -15,7 +17,9 @@ from ftadvise.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md")
-_BLOCK = re.compile(r"<!-- (?P<kind>help|table|summary):(?P<what>[ a-z0-9_]*)-->\n.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+):(?P<what>[ a-z0-9_.]*)-->\n.*?<!-- end -->", re.DOTALL)
+if str(ROOT) not in sys.path:  # benchmarks/ is no part of the installed package
+    sys.path.insert(0, str(ROOT))
 
 
 def refreshed(document: str) -> str:
@@ -37,9 +41,9 @@ def _help(command: list[str]) -> str:
     return "\n".join(["```text", *lines, "```", ""])
 
 
-def _computed(function: str, benchmark: str) -> str:
-    """What `table` or `summary` of a file in benchmarks/ returns."""
-    content: str = runpy.run_path(str(ROOT / "benchmarks" / f"{benchmark}.py"))[function]()
+def _computed(function: str, module: str) -> str:
+    """What a function of a module in benchmarks/ returns."""
+    content: str = getattr(importlib.import_module(f"benchmarks.{module}"), function)()
     return content
 
 

@@ -17,12 +17,21 @@ from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
 
 
-def estimate(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack | None = None, *, batch: Batch | None = None) -> Estimate:
+def estimate(
+    model: ModelSpec,
+    hardware: Hardware,
+    recipe: Recipe,
+    stack: Stack | None = None,
+    *,
+    batch: Batch | None = None,
+    detail: bool = True,
+) -> Estimate:
     """What training `model` with `recipe` costs on one device of `hardware`.
 
     Args:
         stack: the training code; our own runner by default.
         batch: price this micro batch instead of the largest the recipe allows.
+        detail: price the evaluation phase too, and tell loss and workspace from activations; a search does without.
 
     Raises:
         InputError: the recipe names modules the model does not have, or the device cannot run it.
@@ -30,7 +39,7 @@ def estimate(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack 
     stack = stack or stack_of()
     recipe, corrections = corrected(model, recipe, stack)
     check_supported(model, hardware, recipe)
-    memory, static = estimate_memory(model, hardware, recipe, stack, batch=batch)
+    memory, static = estimate_memory(model, hardware, recipe, stack, batch=batch, detail=detail)
     if corrections:
         memory = dataclasses.replace(memory, notes=corrections + memory.notes)
     return Estimate(

@@ -126,6 +126,8 @@ class Stack:
     """Kernels that save less than the modules of transformers: "norm", "rope", "mlp", "lora"."""
     fused_quantized: tuple[str, ...] = ()
     """Further ones on a quantised base."""
+    quantizes_subclasses: bool = True
+    """Linear layers of a class derived from torch's (Falcon's) are quantised like others; else they stay as they are."""
     expert_modules: bool = False
     """Each expert is a module of linear layers, which quantisers and adapters reach (transformers 4); else fused 3-D parameters."""
     losses: Mapping[str, LossKernel] = field(default_factory=dict)

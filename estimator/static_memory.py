@@ -114,5 +114,5 @@ def _tensor(parameter: TrainedParameter, times: int, values: Vector) -> TrainedT
         shape = (rows * parameter.width // parameter.columns, parameter.columns)
     elif parameter.rows != "one":
         shape = (rows, parameter.width)
-    is_embedding = parameter.name.startswith(("embed_tokens", "prompt", "prefix"))
+    is_embedding = parameter.name.startswith(("embed_tokens", "embed_positions", "wpe", "prompt", "prefix"))
     return TrainedTensor.of_shape(shape, parameter.item, count=times, decays=len(shape) > 1, embedding=is_embedding)

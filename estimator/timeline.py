@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from ftadvise.profiles.errors import InputError
 
 
 @dataclass(slots=True)
@@ -40,6 +44,24 @@ class Timeline:
         for size in self.sizes:
             live += size
             yield live
+
+    def write_csv(self, path: Path) -> None:
+        """Allocated bytes over time, one line per event: event, phase, allocated_bytes, change_bytes, component, operation, module.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["event", "phase", "allocated_bytes", "change_bytes", "component", "operation", "module"])
+                columns = zip(self.phases, self.allocated(), self.sizes, self.labels, self.operations, self.modules, strict=True)
+                writer.writerows((number, *values) for number, values in enumerate(columns))
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
     def phase_peaks(self) -> dict[str, int]:
         """The most live bytes in each phase that occurs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from ftadvise.estimator.activations import Batch
 from ftadvise.estimator.allocator import AllocatorOptions, simulate
@@ -26,9 +27,14 @@ def traced_estimate(
     *,
     batch: Batch | None = None,
     expandable_segments: bool = False,
+    timeline_path: Path | None = None,
     trust_remote_code: bool = False,
 ) -> Estimate:
     """Like `estimate`, with memory traced on the meta device (seconds; needs ftadvise[run]).
+
+    Args:
+        expandable_segments: simulate the allocator with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True.
+        timeline_path: write allocated memory over time to this CSV file.
 
     Raises:
         InputError: the training libraries are missing, or the real model cannot be built.
@@ -38,6 +44,8 @@ def traced_estimate(
     derived = estimate(model, hardware, recipe, stack, batch=batch)
     recipe = derived.recipe
     traced = trace(model, hardware, recipe, stack, batch=batch, trust_remote_code=trust_remote_code)
+    if timeline_path is not None:
+        traced.timeline.write_csv(timeline_path)
     components = Components(**traced.components)
     notes = [*derived.memory.notes, *traced.notes]
     gpu, training = hardware.gpu, training_part(traced.timeline)

@@ -15,6 +15,7 @@ from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.plan_file import MadeFor, PlanFile, read_plan_file
 from ftadvise.estimator.recipe import Quantization, Recipe
 from ftadvise.estimator.stack import DEFAULT_STACK, stack_of
+from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
 from ftadvise.profiles.probe import named_hardware, probe
@@ -47,16 +48,30 @@ def plan(
     request = request or PlanRequest(fixed=recipe_fields)
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
     request = dataclasses.replace(request, fixed={**_fixed_by(training_stack, request.fixed, hardware), **request.fixed})
-    return make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack))
+    plan = make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack, detail=False))
+
+    def complete(estimate: Estimate) -> Estimate:
+        return price(spec, hardware, estimate.recipe, training_stack)
+
+    shown = tuple(dataclasses.replace(each, estimate=complete(each.estimate)) for each in plan.alternatives)
+    return dataclasses.replace(plan, estimate=complete(plan.estimate), alternatives=shown)
 
 
 def estimate(
-    model: str | None = None, *, gpu: str | None = None, stack: str = DEFAULT_STACK, trace: bool = False, **recipe_fields: Any
+    model: str | None = None,
+    *,
+    gpu: str | None = None,
+    stack: str = DEFAULT_STACK,
+    trace: bool = False,
+    expandable_segments: bool = False,
+    timeline: str | Path | None = None,
+    **recipe_fields: Any,
 ) -> Estimate:
     """What exactly one recipe costs. Fields that are not given take the stack's and the hardware's defaults.
 
     `method="qlora"` means LoRA on an NF4 base with double quantisation. `trace=True` runs real steps on the meta device, which takes
-    seconds and needs ftadvise[run].
+    seconds and needs ftadvise[run]; `expandable_segments` is then an option of the simulated allocator, and `timeline` a CSV file for
+    allocated memory over time.
 
     Raises:
         InputError: an unknown name, a contradiction, or a recipe that the device cannot run.
@@ -65,7 +80,16 @@ def estimate(
     if trace:
         from ftadvise.estimator.traced_estimate import traced_estimate
 
-        return traced_estimate(spec, hardware, complete_recipe(recipe_fields, hardware, training_stack), training_stack)
+        return traced_estimate(
+            spec,
+            hardware,
+            complete_recipe(recipe_fields, hardware, training_stack),
+            training_stack,
+            expandable_segments=expandable_segments,
+            timeline_path=None if timeline is None else Path(timeline),
+        )
+    if expandable_segments or timeline is not None:
+        raise InputError("expandable segments and the timeline belong to the trace", hint="add --trace")
     return price(spec, hardware, complete_recipe(recipe_fields, hardware, training_stack), training_stack)
 
 

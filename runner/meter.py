@@ -69,6 +69,7 @@ class Meter:
         self._phases: dict[Phase, int] = {"load": load_peak_bytes}
         self._handles: list[Any] = []
         self._optimizer_state_bytes = 0
+        self._reserved_bytes = 0
         self._gradient_bytes = 0
 
     @contextmanager
@@ -123,6 +124,8 @@ class Meter:
         if phase is None or self._recorder is not None:
             return
         self._phases[phase] = max(self._phases.get(phase, 0), torch.cuda.max_memory_allocated())
+        self._reserved_bytes = max(self._reserved_bytes, torch.cuda.max_memory_reserved())
+        torch.cuda.reset_peak_memory_stats()  # else the next phase would repeat this one's peak
 
     def _hook_phases(self) -> None:
         """Follow forward, loss and backward through module hooks on the model and its decoder stack."""
@@ -202,7 +205,7 @@ class Meter:
         used, note = _nvml_process_bytes()
         return MeasuredMemory(
             peak_allocated_bytes=peak,
-            peak_reserved_bytes=torch.cuda.max_memory_reserved(),
+            peak_reserved_bytes=self._reserved_bytes,
             device_used_bytes=used,
             phases=self._phases,
             components=Components(**static, activations=max(0, peak - sum(static.values()))),

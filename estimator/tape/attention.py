@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Tape, Tensor
+from ftadvise.estimator.tape.math_attention import math_attention
 from ftadvise.estimator.tape.ops import Saved, add, copy, dropout, pointwise, scale, softmax, to
+from ftadvise.estimator.tape.products import packed, repeated_heads, scores, scores_of, weighted_values
 from ftadvise.estimator.tape.virtual_tokens import with_prefix
 
 
@@ -28,7 +30,9 @@ def attention(
     """
     k, v = with_prefix(ctx, k, v)
     kernel, masked = _kernel_of(ctx, sliding=sliding, one_width=q.width // heads == v.width // kv_heads)
-    repeated = heads != kv_heads and (kernel in ("eager", "math") or (masked and kernel != "flash"))
+    if kernel == "math":
+        return math_attention(ctx, q, k, v, heads, kv_heads=kv_heads, masked=masked)
+    repeated = heads != kv_heads and (kernel == "eager" or (masked and kernel != "flash"))
     if repeated:
         keys, values = (repeated_heads(ctx, x, heads // kv_heads, single=kv_heads == 1) for x in (k, v))
     else:
@@ -42,6 +46,14 @@ def attention(
         return _unpadded_attention(ctx, q, keys, values, heads, grouped=heads != kv_heads and not repeated)
     output = _kernel(ctx, kernel, q, keys, values, heads, grouped=heads != kv_heads and not repeated, masked=masked)
     return copy(ctx.t, output, "clone") if heads_first and kernel == "flash" else output
+
+
+def dropping_attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, kv_heads: int) -> Tensor:
+    """Attention with dropout of its weights, which the CPU's fused kernel cannot do (sdp_utils_cpp.cpp)."""
+    if ctx.training and ctx.kernel == "cpu" and ctx.recipe.attention == "sdpa":
+        k, v = with_prefix(ctx, k, v)
+        return math_attention(ctx, q, k, v, heads, kv_heads=kv_heads, masked=ctx.masked, drops=True)
+    return attention(ctx, q, k, v, heads, kv_heads=kv_heads, drops=True)
 
 
 def _kernel_of(ctx: Context, *, sliding: bool, one_width: bool) -> tuple[str, bool]:
@@ -58,19 +70,10 @@ def _kernel_of(ctx: Context, *, sliding: bool, one_width: bool) -> tuple[str, bo
     return ("efficient" if masked or (kernel == "flash" and not one_width) else kernel), masked
 
 
-def repeated_heads(ctx: Context, x: Tensor, times: int, *, single: bool = False) -> Tensor:
-    """expand + reshape copies, but for a single head, which is only seen several times; the gradient is summed over the copies."""
-    t, rows, width = ctx.t, x.rows, x.width
-    node = t.node("repeat_kv", (x,), (), lambda grad, _: (t.new(rows, width, grad.item, "sum"),))
-    if single:
-        return Tensor(x.storage, rows, width * times, x.item, node)
-    return t.new(rows, width * times, x.item, "repeat_kv", node)
-
-
 def _kernel(ctx: Context, kernel: str, q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool, masked: bool) -> Tensor:
     t = ctx.t
     out_width = v.width * q.width // k.width if grouped else v.width
-    mask = _mask(ctx, k, q.item) if masked and kernel in ("efficient", "cpu", "math") else None
+    mask = _mask(ctx, k, q.item) if masked and kernel in ("efficient", "cpu") else None
     shapes = [(x.rows, x.width, x.item) for x in (q, k, v)]
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
@@ -82,27 +85,21 @@ def _kernel(ctx: Context, kernel: str, q: Tensor, k: Tensor, v: Tensor, heads: i
         elif kernel == "efficient":
             padded = -(-head_k // 64) * 64 if item < 4 else head_k
             scratch = [t.new(q_rows, heads, 4, "delta"), t.new(q_rows, heads * padded, 4, "dq_accumulator", label="workspace")]
-        elif kernel == "math":
-            scratch = [t.new(scores, heads, item, "softmax_backward") for _ in range(2)]
         gradients = [t.new(*shape, "attention_backward") for shape in shapes]
         del scratch
         return (*gradients, None) if biased else gradients
 
     biased = mask is not None  # the closure must not keep the mask itself
-    q_rows, item, head_k, scores = q.rows, q.item, q.width // heads, _scores_of(k)
+    q_rows, item, head_k = q.rows, q.item, q.width // heads
     head_v = out_width // heads
     out = t.new(q.rows, out_width, q.item, kernel)
-    kept = [q, k, v, out]
-    if kernel == "math":
-        kept = [q, k, v, t.new(scores, heads, item, "softmax")]
-    elif kernel != "math":
-        kept.append(t.new(q.rows, heads, 4, "logsumexp"))
+    kept = [q, k, v, out, t.new(q.rows, heads, 4, "logsumexp")]
     if mask is not None:
         kept.append(mask)
     inputs = (q, k, v, mask) if mask is not None else (q, k, v)
     out.node = t.node(f"{kernel}_attention", inputs, kept, apply)
     del kept
-    return copy(t, out, "contiguous") if kernel == "math" else out
+    return out
 
 
 def _unpadded_attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool) -> Tensor:
@@ -126,12 +123,7 @@ def _gathered(t: Tape, x: Tensor, positions: Tensor) -> Tensor:
 
 def _mask(ctx: Context, keys: Tensor, item: int) -> Tensor:
     """A boolean mask becomes an additive one of the compute dtype in each layer."""
-    return ctx.t.new(_scores_of(keys), 1, item, "mask")
-
-
-def _scores_of(keys: Tensor) -> str:
-    """What scores are counted by: every query with every key, of which a prefix adds some."""
-    return "key_scores" if keys.rows == "key_tokens" else "scores"
+    return ctx.t.new(scores_of(keys), 1, item, "mask")
 
 
 def eager_attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, drops: bool = False) -> Tensor:
@@ -146,7 +138,7 @@ def _eager(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, softcap
     """
     t = ctx.t
     before, item = q.item if upcasts else v.item, ctx.autocast or q.item
-    raw = scores(t, packed(t, to(t, q, item)), packed(t, to(t, k, item)), heads)
+    raw = scores(t, packed(ctx, to(t, q, item)), packed(ctx, to(t, k, item)), heads)
     weights = scale(t, raw)
     del raw
     if softcap:  # divided, tanh, multiplied: one statement each
@@ -162,34 +154,7 @@ def _eager(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, softcap
     if drops:
         probabilities = dropout(t, probabilities, fused=ctx.like_cuda)
 
-    return copy(t, weighted_values(t, to(t, probabilities, item), packed(t, to(t, v, item)), heads))
+    return copy(t, weighted_values(t, to(t, probabilities, item), packed(ctx, to(t, v, item)), heads))
 
 
-def packed(t: Tape, x: Tensor) -> Tensor:
-    """A product copies its operand when that is a part of a fused projection, or one head seen several times."""
-    return copy(t, x) if x.storage.size != x.width * x.item else x
-
-
-def scores(t: Tape, q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """q @ k.T."""
-    shapes = [(x.rows, x.width, x.item) for x in (q, k)]
-
-    def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
-        return [t.new(*shape, "bmm") for shape in shapes]
-
-    node = t.node("bmm", (q, k), (q, k), apply)
-    return t.new(_scores_of(k), heads, q.item, "bmm", node)
-
-
-def weighted_values(t: Tape, probabilities: Tensor, v: Tensor, heads: int) -> Tensor:
-    """probabilities @ v."""
-    rows, width, item, scores = v.rows, v.width, v.item, _scores_of(v)
-
-    def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
-        return (t.new(scores, heads, item, "bmm"), t.new(rows, width, item, "bmm"))
-
-    node = t.node("bmm", (probabilities, v), (probabilities, v), apply)
-    return t.new(rows, width, item, "bmm", node)
-
-
-__all__ = ["attention", "dropout", "eager_attention", "packed", "repeated_heads", "scores", "weighted_values"]
+__all__ = ["attention", "dropout", "dropping_attention", "eager_attention", "packed", "repeated_heads", "scores", "weighted_values"]

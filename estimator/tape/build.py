@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -71,7 +72,13 @@ def step_profile(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting
     key = (spec.id, spec.num_layers, spec.hidden_size, _structure(recipe), stack.name, tuple(stack.versions.items()), flags, setting)
     found = _cache.get(key)
     if found is None:
-        found = _cache[key] = _build(spec, recipe, stack, setting)
+        collects = gc.isenabled()
+        gc.disable()  # a tape has no cycles: looking for them costs a tenth
+        try:
+            found = _cache[key] = _build(spec, recipe, stack, setting)
+        finally:
+            if collects:
+                gc.enable()
         if len(_cache) > _CACHE_SIZE:
             _cache.popitem(last=False)
     return found
@@ -115,6 +122,7 @@ def context(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> 
         fused=stack.kernels(quantized=quantized),
         expert_modules=stack.expert_modules,
         quantizes_head=stack.quantizes_head,
+        unquantizable=decoder_of(spec, stack.model_code).own_linears and not stack.quantizes_subclasses,
         int4=Int4Kernel(stack.keeps_4bit_inputs, stack.expands_4bit_to_fp16 and recipe.compute_dtype != "fp16"),
         single_sequence=setting.single,
         windowed=setting.windowed,
@@ -144,6 +152,7 @@ def _build(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> S
 
     def record_evaluation() -> Profile:
         quiet = context(spec, recipe, stack, setting)
+        quiet.single_sequence = stack.eval_micro_batch == 1 if stack.eval_micro_batch else setting.single
         evaluation_step(quiet, decoder, kernel)
         return profile_of(quiet.t)
 

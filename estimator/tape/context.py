@@ -87,6 +87,8 @@ class Context:
     int4: Int4Kernel = field(default_factory=Int4Kernel)
     training: bool = True
     single_sequence: bool = False
+    unquantizable: bool = False
+    """The model's linear layers are of a class that the quantiser passes over."""
     windowed: bool = False
     """The sequence is longer than the model's sliding window."""
     on_parameters: frozenset[str] = frozenset()
@@ -166,7 +168,9 @@ class Context:
     def is_quantized(self, name: str) -> bool:
         """Whether this layer's weight is: every linear layer but those that the recipe keeps, and the head in most stacks."""
         recipe, reached = self.recipe, self.layer >= 0 or (name == HEAD and self.quantizes_head)
-        return recipe.quantization != "none" and reached and not self.is_named(name, recipe.high_precision_modules)
+        return (
+            recipe.quantization != "none" and reached and not self.unquantizable and not self.is_named(name, recipe.high_precision_modules)
+        )
 
     def targets(self, name: str) -> bool:
         """Whether the recipe adapts the layer of this name ("self_attn.q_proj" is named by its last part); the head only by name."""

@@ -70,11 +70,11 @@ class Node:
     __slots__ = ("apply", "edges", "frame", "grads", "items", "label", "module", "name", "order", "saved")
 
     def __init__(
-        self, order: int, name: str, label: str, module: str, edges: tuple[Node | None, ...], saved: Any, apply: Apply, frame: Frame | None
+        self, order: int, name: str, label: str, module: str, edges: Sequence[Node | None], saved: Any, apply: Apply, frame: Frame | None
     ) -> None:
         self.order, self.name, self.edges, self.saved, self.apply, self.frame = order, name, edges, saved, apply, frame
         self.label, self.module = label, module
-        self.items: tuple[int, ...] = ()
+        self.items: Sequence[int] = ()
         self.grads: Tensor | None = None
 
 
@@ -87,6 +87,16 @@ class Leaf(Node):
         super().__init__(sys.maxsize, "AccumulateGrad", "gradients", "", (), (), _no_apply, None)
         self.held = held
         self.gradient: Storage | None = None
+
+    @property
+    def node(self) -> Node:
+        """A parameter among an operation's inputs is its own node."""
+        return self
+
+    @property
+    def item(self) -> int:
+        """Not known here: a weight's gradient is made in its dtype."""
+        return 0
 
 
 def _no_apply(grad: Tensor, saved: Sequence[Storage]) -> tuple[()]:
@@ -208,17 +218,20 @@ class Tape:
         """
         if not self.grad_enabled:
             return None
-        edges = tuple(x if isinstance(x, Node) else x.node if x is not None else None for x in inputs)
-        if not any(edges):
+        edges = [None if x is None else x.node for x in inputs]
+        if edges.count(None) == len(edges):
             return None
         self._order += 1
-        storages: Any = tuple(None if x is None else x.storage for x in saved)
         frame = self._frame
-        if frame is not None:
-            storages = tuple(range(frame.total, frame.total + len(saved)))
-            frame.total += len(saved)
+        storages: Any = ()
+        if saved:
+            if frame is None:
+                storages = [None if x is None else x.storage for x in saved]
+            else:
+                storages = range(frame.total, frame.total + len(saved))
+                frame.total += len(saved)
         node = Node(self._order, name, self.label, self.module, edges, storages, apply, frame)
-        node.items = tuple(x.item if isinstance(x, Tensor) else 0 for x in inputs)
+        node.items = [0 if x is None else x.item for x in inputs]
         if self._recomputing is not None and saved:
             # the order of saving is the forward pass's; stop where its last tensor is back
             self._bring_back(self._recomputing, storages)
@@ -266,7 +279,10 @@ class Tape:
             outer, self._recomputing = self._recomputing, frame
             suspended, self._frame = self._frame, None
             try:
-                frame.output = frame.recompute()
+                output = frame.recompute()
+                # without its graph, whose nodes would keep what they save until the whole layer is through
+                frame.output = Tensor(output.storage, output.rows, output.width, output.item)
+                del output
             except _StopRecomputation:
                 pass
             finally:
@@ -323,7 +339,7 @@ class Tape:
         node.saved, node.frame, node.apply = (), None, _no_apply
         return list(zip(edges, gradients, strict=True))
 
-    def _cast(self, gradients: list[Tensor | None], items: tuple[int, ...]) -> None:
+    def _cast(self, gradients: list[Tensor | None], items: Sequence[int]) -> None:
         for index, item in enumerate(items):
             gradient = gradients[index]
             if gradient is not None and item and gradient.item != item:

@@ -55,7 +55,7 @@ def self_attention(ctx: Context, x: Tensor) -> Tensor:
     if spec.position == "rope":
         q, k = rotated(ctx, q, k)
     if kv_heads == 1 != heads and ctx.recipe.attention == "sdpa":
-        output = math_attention(ctx, q, k, v, heads, kv_heads=1)
+        output = math_attention(ctx, q, k, v, heads, kv_heads=1, masked=True, broadcasts=True)
     elif ctx.kernel == "eager":
         return _eager(ctx, x, q, k, v)
     else:
@@ -193,6 +193,10 @@ def _tables(ctx: Context) -> list[Tensor]:
 
 DECODERS = {
     "falcon": Decoder(
-        kind=_kind, layers={"one": one_norm_layer, "two": two_norm_layer, "serial": serial_layer}, tables=_tables, position=_position
+        kind=_kind,
+        layers={"one": one_norm_layer, "two": two_norm_layer, "serial": serial_layer},
+        tables=_tables,
+        position=_position,
+        own_linears=True,
     )
 }

@@ -6,10 +6,10 @@ class's dropout of 0.1 on embeddings, attention weights and residuals. GPT-2's C
 
 from __future__ import annotations
 
+from ftadvise.estimator.tape.attention import dropping_attention
 from ftadvise.estimator.tape.blocks import layer_norm, plain_mlp
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Tensor
-from ftadvise.estimator.tape.math_attention import dropping_attention
 from ftadvise.estimator.tape.ops import add, dropout, split
 from ftadvise.estimator.tape.positions import learned
 from ftadvise.estimator.tape.step import Decoder

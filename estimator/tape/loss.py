@@ -71,10 +71,11 @@ def _logits(ctx: Context, kernel: LossKernel, hidden: Tensor, *, softcap: bool) 
 
 
 def _shifted(ctx: Context, logits: Tensor) -> Tensor:
-    """logits[..., :-1, :].contiguous(); the slice's gradient is a tensor of its own."""
+    """logits[..., :-1, :].contiguous(), a copy unless there is one sequence; the slice's gradient is a tensor of its own."""
     t, rows, width, item = ctx.t, logits.rows, logits.width, logits.item
     node = t.node("slice", (logits,), (), lambda grad, _: (t.new(rows, width, item, "slice_backward"),))
-    return copy(t, Tensor(logits.storage, rows, width, item, node))
+    predicting = Tensor(logits.storage, "loss_tokens", width, item, node)
+    return predicting if ctx.single_sequence else copy(t, predicting)
 
 
 def _cross_entropy(ctx: Context, logits: Tensor, *, transposed: bool) -> Tensor:
@@ -152,19 +153,34 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
     width, item, head_elements = hidden.width, hidden.item, spec.vocab_size * hidden.width
     predicting = _predicting(ctx, hidden)
 
-    def chunk() -> None:
-        taken = [t.new("one", head_elements, 4, "head_fp32"), t.new("chunk", width, 4, "hidden_fp32")] if kernel.fp32_projection else []
-        taken.append(t.new("chunk", spec.vocab_size, kernel.chunk_bytes, "chunk_logits"))
-        del taken
+    product = (ctx.autocast or 4) if kernel.fp32_projection else item
+    per_logit = kernel.chunk_bytes
+    if product < 4 and kernel.fp32_projection:  # the logits' own softmax, which CUDA's autocast runs in fp32
+        per_logit = 14 if ctx.like_cuda else 4 * product
+
+    def project() -> Tensor | None:
+        """Head and hidden states become fp32, which autocast takes back; what the product saves of the head."""
+        if not kernel.fp32_projection:
+            return None
+        wide = [t.new("one", head_elements, 4, "head_fp32"), t.new("chunk", width, 4, "hidden_fp32")]
+        narrow = [to_plain(t, each, product) for each in wide]
+        logits = t.new("chunk", spec.vocab_size, product, "chunk_logits")
+        del wide, logits
+        return narrow[0]
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
         gradient = t.new("loss_tokens", width, item, "grad_hidden")
         head_gradient = t.new("one", head_elements, ctx.parameter, "grad_weight") if leaf is not None else None
-        chunk()
+        head = project()
+        # log-softmax and its exponential are kept, then come two gradients
+        chunk = t.new("chunk", spec.vocab_size, per_logit + (2 if per_logit == 14 else 0), "chunk_logits")
+        del head, chunk
         return (gradient, head_gradient)
 
     node = t.node("chunked_loss", (predicting, leaf), (predicting,), apply)
-    chunk()
+    project()
+    chunk = t.new("chunk", spec.vocab_size, per_logit, "chunk_logits")
+    del chunk
     return t.new("one", 1, 4, "chunked_loss", node)
 
 

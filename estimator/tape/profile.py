@@ -77,18 +77,29 @@ class Moment:
         return sum(map(operator.mul, self.alive, values))
 
 
+_OFTEN = 8
+
+
 @dataclass(frozen=True)
 class Profile:
-    """What one structure of recipes needs besides its static memory."""
+    """What one structure of recipes needs besides its static memory.
 
-    moments: tuple[Moment, ...]
+    `moments` are first all at which memory stops growing; those that can never be the peak are dropped once the profile proves to be used
+    often, because finding them costs as much as pricing a few recipes with all.
+    """
+
+    moments: list[Moment]
     events: tuple[tuple[str, int, Info], ...]
     repeats: tuple[Repeat, ...]
     times: tuple[int, ...]
+    _used: list[bool] = field(default_factory=list, compare=False, repr=False)
     _by_label: dict[Moment, dict[str, list[int]]] = field(default_factory=dict, compare=False, repr=False)
 
     def phase_peaks(self, values: Vector) -> dict[str, tuple[int, Moment]]:
         """The largest moment of each phase."""
+        self._used.append(True)
+        if len(self._used) == _OFTEN:
+            self.moments[:] = _undominated(self.moments)
         peaks: dict[str, tuple[int, Moment]] = {}
         for moment in self.moments:
             size = moment.bytes(values)
@@ -134,7 +145,7 @@ def profile_of(tape: Tape) -> Profile:
     starts, names = [start for start, _ in tape.phases], [name for _, name in tape.phases]
     times = _times(tape)
     found = [Moment(*each) for each in _local_maxima(tape, starts, names, times)]
-    return Profile(tuple(_undominated(found)), tuple(tape.events), tuple(tape.repeats), tuple(times))
+    return Profile(found, tuple(tape.events), tuple(tape.repeats), tuple(times))
 
 
 def _times(tape: Tape) -> list[int]:

@@ -46,6 +46,8 @@ class Decoder:
     position: Callable[[Context, Tensor], tuple[Tensor, ...]] | None = None
     """From the embedded tokens to what the first layer reads, and what else the model's forward names until it returns."""
 
+    own_linears: bool = False
+    """The layers' linear modules are of a class of their own, derived from torch's."""
     buffers: Callable[[ModelSpec], int] = lambda spec: 0
     """Bytes of tensors beside the parameters, where they are more than rotary frequencies."""
 

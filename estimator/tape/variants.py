@@ -9,11 +9,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from ftadvise.estimator.tape.attention import attention
+from ftadvise.estimator.tape.attention import attention, dropping_attention
 from ftadvise.estimator.tape.blocks import gated_mlp, layer_norm, norm, olmo_norm, plain_mlp, rms_norm
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Tensor
-from ftadvise.estimator.tape.math_attention import dropping_attention
 from ftadvise.estimator.tape.ops import add, dropout, scale, to
 from ftadvise.estimator.tape.positions import rotated, rotated_pairs_wide, rotated_wide
 from ftadvise.estimator.tape.step import Decoder, Layer, rotary_tables

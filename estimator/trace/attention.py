@@ -129,3 +129,13 @@ SCRATCH = {
     _ATEN._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
 }
 """Bytes that CUDA kernels take and return inside one operation."""
+
+
+def _by_token(func: Any, args: Any, kwargs: Any) -> Any:
+    """The CPU's kernel lays its output out token by token (FlashAttentionKernel.cpp), on meta it would be as the query is."""
+    out, logsumexp = func(*args, **kwargs)
+    return torch.empty_permuted(out.shape, (0, 2, 1, 3), dtype=out.dtype, device=out.device), logsumexp
+
+
+LAYOUTS = {_ATEN._scaled_dot_product_flash_attention_for_cpu.default: _by_token}
+"""Operations whose result is laid out otherwise on meta."""

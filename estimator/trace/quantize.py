@@ -126,12 +126,18 @@ def _int8_product(args: Any, _out: Any) -> Iterable[int]:
     yield 4 * (rows.numel() // rows.shape[-1]) * weight.shape[0]
 
 
+def _int8_outliers(args: Any, _out: Any) -> Iterable[int]:
+    """bitsandbytes backends/cuda/ops.py: with a threshold, as transformers sets one, magnitudes and what is above it."""
+    yield args[0].nbytes
+    yield args[0].numel()
+
+
 def scratch() -> dict[Any, Any]:
     """Bytes that bitsandbytes' CUDA kernels take and return inside one operation."""
     import bitsandbytes  # noqa: F401 - registers its operators
 
     operators = torch.ops.bitsandbytes
-    table = {operators.int8_scaled_mm.default: _int8_product}
+    table = {operators.int8_scaled_mm.default: _int8_product, operators.int8_vectorwise_quant.default: _int8_outliers}
     if hasattr(operators, "gemm_4bit"):
         table[operators.gemm_4bit.default] = _gemm_4bit
     return table

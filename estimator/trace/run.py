@@ -47,7 +47,7 @@ def trace(
         raise InputError(f"the trace needs {error.name}, which is not installed", hint='pip install "ftadvise[run]"') from None
     from ftadvise.estimator.trace.step import TracedTraining
 
-    _check(recipe, stack)
+    _check(model, recipe, stack)
     batch = batch or batch_of(recipe, stack)
     training = TracedTraining(model, hardware, recipe, stack, batch, autocast=autocast, trust_remote_code=trust_remote_code)
     try:
@@ -57,16 +57,18 @@ def trace(
             training.evaluate(evaluation_batch or stack.eval_micro_batch or batch.sequences)
             training.save()
     except (RuntimeError, NotImplementedError) as error:
-        if "meta" not in str(error):
-            raise
         reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{model.id}: its code decides by values, which the trace does not have ({reason})", hint=_HINT) from None
+        raise InputError(f"{model.id}: the meta device cannot run this step ({reason})", hint=_HINT) from None
     counts: dict[str, Any] = training.parameter_counts()
     return result_of(training.recorder.timeline(), device=training.device, notes=tuple(training.notes), **counts)
 
 
-def _check(recipe: Recipe, stack: Stack) -> None:
+def _check(model: ModelSpec, recipe: Recipe, stack: Stack) -> None:
     """Refuse what is not executed here; the analytic estimate knows these."""
+    if model.experts is not None and stack.expert_modules:
+        raise InputError(f"stack {stack.name}: its experts are modules, the installed transformers fuses them", hint=_HINT)
+    if recipe.quantization in ("nf4", "fp4") and (stack.keeps_4bit_inputs or stack.expands_4bit_to_fp16):
+        raise InputError(f"stack {stack.name}: its bitsandbytes kept more than the installed one", hint=_HINT)
     if recipe.sharding not in ("none", "ddp"):
         raise InputError(f"sharding {recipe.sharding}: the trace follows one GPU that holds everything", hint=_HINT)
     if recipe.offload != "none":

@@ -14,14 +14,34 @@ from ftadvise.commands.options import json_option, lang_option, language, print_
 @click.option("--gpu", "-g", help='A GPU by name; "cpu" for none (default: this machine).')
 @click.option("--stack", default="trl", show_default=True, help="The training code: trl (our runner), unsloth, trl==1.10, ...")
 @click.option("--trace", is_flag=True, help="Run real steps on the meta device: seconds, no GPU, needs ftadvise[run].")
+@click.option("--expandable-segments", is_flag=True, help="With --trace: the allocator's expandable segments.")
+@click.option("--timeline", type=click.Path(dir_okay=False), help="With --trace: write allocated memory over time to this CSV file.")
 @recipe_options
 @json_option
 @lang_option
-def command(model: str | None, gpu: str | None, stack: str, trace: bool, as_json: bool, lang: str | None, **options: Any) -> int:
+def command(
+    model: str | None,
+    gpu: str | None,
+    stack: str,
+    trace: bool,
+    expandable_segments: bool,
+    timeline: str | None,
+    as_json: bool,
+    lang: str | None,
+    **options: Any,
+) -> int:
     """Price exactly one recipe: peak memory by component and phase, speed, and whether it fits. Exit code 3 when it does not."""
     from ftadvise import api
 
-    result = api.estimate(model, gpu=gpu, stack=stack, trace=trace, **recipe_fields(options))
+    result = api.estimate(
+        model,
+        gpu=gpu,
+        stack=stack,
+        trace=trace,
+        expandable_segments=expandable_segments,
+        timeline=timeline,
+        **recipe_fields(options),
+    )
     if as_json:
         print_json(result.to_json())
     else:

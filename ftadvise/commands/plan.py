@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def command(
 
     What fits decides before what is preferred. Every recipe flag you give stays as given.
     """
+    gc.set_threshold(100_000)  # a short life with many small objects: looking for cycles costs a tenth of it
     from ftadvise import api
     from ftadvise.advisor.plan_types import NoPlanError, PlanRequest
 

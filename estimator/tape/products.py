@@ -1,0 +1,52 @@
+"""The two products of attention over shadow tensors, and how their operands are laid out. Rows are tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftadvise.estimator.tape.context import Context
+from ftadvise.estimator.tape.core import Tape, Tensor
+from ftadvise.estimator.tape.ops import Saved, copy
+
+
+def repeated_heads(ctx: Context, x: Tensor, times: int, *, single: bool = False) -> Tensor:
+    """expand + reshape copies, but for a single head, which is only seen several times; the gradient is summed over the copies."""
+    t, rows, width = ctx.t, x.rows, x.width
+    node = t.node("repeat_kv", (x,), (), lambda grad, _: (t.new(rows, width, grad.item, "sum"),))
+    if single:
+        return Tensor(x.storage, rows, width * times, x.item, node)
+    return t.new(rows, width * times, x.item, "repeat_kv", node)
+
+
+def scores_of(keys: Tensor) -> str:
+    """What scores are counted by: every query with every key, of which a prefix adds some."""
+    return "key_scores" if keys.rows == "key_tokens" else "scores"
+
+
+def packed(ctx: Context, x: Tensor) -> Tensor:
+    """A product of several sequences copies its operand, which counts where that is a part of a fused projection, or one head seen
+    several times; one sequence's heads are multiplied where they are.
+    """
+    return copy(ctx.t, x) if not ctx.single_sequence and x.storage.size != x.width * x.item else x
+
+
+def scores(t: Tape, q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """q @ k.T."""
+    shapes = [(x.rows, x.width, x.item) for x in (q, k)]
+
+    def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        return [t.new(*shape, "bmm") for shape in shapes]
+
+    node = t.node("bmm", (q, k), (q, k), apply)
+    return t.new(scores_of(k), heads, q.item, "bmm", node)
+
+
+def weighted_values(t: Tape, probabilities: Tensor, v: Tensor, heads: int) -> Tensor:
+    """probabilities @ v."""
+    rows, width, item, scores = v.rows, v.width, v.item, scores_of(v)
+
+    def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        return (t.new(scores, heads, item, "bmm"), t.new(rows, width, item, "bmm"))
+
+    node = t.node("bmm", (probabilities, v), (probabilities, v), apply)
+    return t.new(rows, width, item, "bmm", node)
