@@ -58,7 +58,8 @@ agreement: $(INSTALLED)  ## the analytic model against the trace on 2,000 random
 gpu: $(INSTALLED)  ## the matrix of recipes on this machine's CUDA GPU, 25 minutes at most
 	$(BIN)/python benchmarks/gpu_memory.py --budget-minutes 25
 
-bench: $(INSTALLED)  ## what a process holds before it holds a model
+bench: $(INSTALLED)  ## how fast the estimators are, and what a process holds before it holds a model
+	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/process_memory.py
 
 bench-peers: $(INSTALLED)  ## the public estimators on the published measurements, each in its own environment (package index needed)

@@ -22,7 +22,7 @@ def alternatives(result: SearchResult, chosen: Considered, price: Price, request
             )
             why = message("alternative_does_not_fit", high=high, missing=missing, available=available)
             listed.append(Alternative(each.leanest.recipe.label, each.leanest, why, each.score))
-    if result.facts.has_gpu and "seq_len" not in request.fixed:
+    if result.facts.has_gpu and "seq_len" not in request.fixed and not _covers(request, estimate):
         longer = longest_that_fits(chosen.best, price, request.fixed)
         if longer is not None:
             recipe = longer.recipe

@@ -12,6 +12,7 @@ from ftadvise.advisor.plan_types import Approach
 from ftadvise.advisor.rule_engine import Settings
 from ftadvise.advisor.rule_schema import APPROACHES, DERIVED_SETTINGS
 from ftadvise.advisor.texts import Text, message
+from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Dtype, Quantization, Recipe
 from ftadvise.profiles.hardware import GIB, Hardware
 from ftadvise.profiles.model_spec import ModelSpec
@@ -64,8 +65,13 @@ def possible_approaches(hardware: Hardware, fixed: Mapping[str, Any]) -> tuple[t
     return tuple(approach for approach in APPROACHES if approach in wanted), impossible
 
 
-def sequence_lengths(model: ModelSpec, hardware: Hardware, fixed: Mapping[str, Any]) -> tuple[int, ...]:
-    """The sequence lengths to try, in order: the user's alone, or the default and its halves down to the shortest."""
+def sequence_lengths(
+    model: ModelSpec, hardware: Hardware, fixed: Mapping[str, Any], data: LengthStats | None = None
+) -> tuple[int, ...]:
+    """The sequence lengths to try, in order: the user's alone, or the default and its halves down to the shortest.
+
+    Where the data's longest example is shorter than the default, its length is the first.
+    """
     if "seq_len" in fixed:
         return (fixed["seq_len"],)
     lengths = defaults()["seq_len"]
@@ -73,7 +79,7 @@ def sequence_lengths(model: ModelSpec, hardware: Hardware, fixed: Mapping[str, A
     length: int = lengths["cpu"] if gpu is None else lengths["default"]
     if gpu and (gpu.memory_bytes if gpu.free_bytes is None else gpu.free_bytes) >= lengths["from_available_gib"] * GIB:
         length = lengths["large"]
-    length = min(length, model.max_position or length)
+    length = min(length, model.max_position or length, data.covering_seq_len if data else length)
     halves = itertools.takewhile(lambda tokens: tokens >= lengths["shortest"], (length >> n for n in range(1, 64)))
     return (length, *halves)
 

@@ -14,8 +14,8 @@ from ftadvise.estimator.estimate_types import Estimate
 def limit_duration(estimate: Estimate, request: PlanRequest, price: Price) -> tuple[Estimate, Duration | None, tuple[Text, ...]]:
     """The estimate, with `max_steps` set when a limit asks for it; its duration (None when not known); warnings.
 
-    steps = ceil(examples * epochs / sequences per step over all GPUs), or the recipe's max_steps; hours = steps * seconds per step.
-    Packing, which joins short examples and needs fewer steps, is ignored.
+    steps = ceil(sequences * epochs / sequences per step over all GPUs), or the recipe's max_steps; hours = steps * seconds per step.
+    A sequence is an example, or with packing what the data's lengths fill; packing of data whose lengths are not known is ignored.
     """
     speed, recipe, gpus = estimate.throughput, estimate.recipe, estimate.hardware.gpus
     limited = request.max_hours is not None or request.budget_usd is not None
@@ -23,8 +23,9 @@ def limit_duration(estimate: Estimate, request: PlanRequest, price: Price) -> tu
         return estimate, None, ((message("no_speed"),) if limited else ())
     dollars_per_hour = sum(gpu.price_usd_per_hour or math.nan for gpu in gpus) if gpus else math.nan
     whole = recipe.max_steps or None
-    if whole is None and request.examples is not None:
-        whole = math.ceil(request.examples * recipe.epochs / (recipe.sequences_per_step * max(1, len(gpus))))
+    sequences = request.lengths.packed_sequences(recipe.seq_len) if request.lengths and recipe.packing else request.examples
+    if whole is None and sequences is not None:
+        whole = math.ceil(sequences * recipe.epochs / (recipe.sequences_per_step * max(1, len(gpus))))
     warnings = []
     limits = [request.max_hours] if request.max_hours is not None else []
     if request.budget_usd is not None:

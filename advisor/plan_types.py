@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ftadvise.advisor.texts import Text
 from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError, NothingFitsError, did_you_mean
 
@@ -31,7 +32,7 @@ class PlanRequest:
     """What the user wants. Everything is optional.
 
     `fixed` holds recipe fields that the user set by flag; the plan keeps them. `examples` is the number of training examples, when the
-    data has been read. `max_hours` and `budget_usd` limit the training time.
+    data has been read, and `lengths` their lengths in tokens, which then decide the sequence length and the time. `max_hours` and `budget_usd` limit the training time.
 
     Raises:
         InputError: on construction, for an unknown task, team, priority or recipe field, or a limit that is not positive.
@@ -43,6 +44,7 @@ class PlanRequest:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     data_path: str | None = None
     examples: int | None = None
+    lengths: LengthStats | None = None
     max_hours: float | None = None
     budget_usd: float | None = None
 
@@ -58,6 +60,8 @@ class PlanRequest:
         for name, limit in (("examples", self.examples), ("max_hours", self.max_hours), ("budget", self.budget_usd)):
             if limit is not None and not limit > 0:
                 raise InputError(f"{name} must be more than 0, not {limit}")
+        if self.lengths is not None and self.examples is None:
+            object.__setattr__(self, "examples", self.lengths.examples)
         # `--method qlora` is a name for LoRA on an NF4 base with double quantisation.
         if self.fixed.get("method") == "qlora":
             quantization = self.fixed.get("quantization", "nf4")
@@ -144,11 +148,16 @@ class Plan:
         return tuple(reason for reason in self.reasons if reason.group == group)
 
     def to_json(self) -> dict[str, Any]:
-        """The stable document `ftadvise.plan/1`; texts in English under the plain key, in Chinese under `..._zh`."""
-        request = dataclasses.asdict(self.request) | {"fixed": {key: _plain(value) for key, value in self.request.fixed.items()}}
+        """The stable document `ftadvise.plan/1`; texts in English under the plain key, in Chinese under `..._zh`. `data` is there when the
+        request has `lengths`."""
+        lengths = self.request.lengths
+        request = dataclasses.asdict(dataclasses.replace(self.request, lengths=None))
+        request |= {"fixed": {key: _plain(value) for key, value in self.request.fixed.items()}}
+        del request["lengths"]  # thousands of numbers; `data` has what matters
         return {
             "schema": PLAN_DOCUMENT,
             "request": request,
+            **({"data": lengths.to_json(self.recipe)} if lengths else {}),
             "recommended": {
                 "label": self.recipe.label,
                 "score": self.score,

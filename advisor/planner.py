@@ -45,7 +45,7 @@ def make_plan(model: ModelSpec, hardware: Hardware, request: PlanRequest, price:
     if set(approaches) <= set(impossible):
         why = impossible[approaches[0]].en if approaches else "they contradict each other"
         raise InputError(f"--method and --quantization leave nothing to choose: {why}", hint="leave one of them out")
-    lengths = sequence_lengths(model, hardware, request.fixed)
+    lengths = sequence_lengths(model, hardware, request.fixed, request.lengths)
     for seq_len in lengths:
         result = search(model, hardware, request, price, rules, approaches, impossible, seq_len)
         chosen = result.chosen

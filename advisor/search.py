@@ -79,8 +79,13 @@ def recipe_rank(estimate: Estimate) -> tuple[float, ...]:
 
 
 def comparable_speed(estimate: Estimate | None) -> float:
-    """Tokens/s to two significant digits, because finer differences are smaller than the estimate's own error; 0 when not known."""
-    return float(f"{estimate.throughput.tokens_per_second:.1e}") if estimate and estimate.throughput else 0.0
+    """Tokens/s to two significant digits, because finer differences are smaller than the estimate's own error; 0 when not known.
+
+    By sequences of full length, so that batches that the data pads differently compare by the examples that they get through.
+    """
+    if estimate is None or estimate.throughput is None:
+        return 0.0
+    return float(f"{estimate.recipe.sequences_per_step * estimate.recipe.seq_len / estimate.throughput.seconds_per_step:.1e}")
 
 
 def search(

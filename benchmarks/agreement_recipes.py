@@ -129,6 +129,9 @@ _LATENT = ("deepseek_v2", "deepseek_v3")
 EAGER_ONLY = ("gemma2", "gptj", "bloom")
 """transformers 5.23 has no SDPA for these; and of GPT-J and BLOOM no interface for other kernels."""
 
+_OWN_FLASH = ("falcon", *_LATENT)
+"""What these do around the package flash-attn the trace has no stand-in for."""
+
 _QUANTIZATIONS: tuple[dict[str, Any], ...] = (
     {},
     {},
@@ -185,8 +188,9 @@ def draw(number: int, seed: int) -> Draw:
 
 def _stack(rng: random.Random, architecture: str) -> str:
     stack = rng.choice(_STACKS)
-    # transformers 4 wrote experts as modules, which the installed one does not
-    return "transformers" if "4.48" in stack and architecture in FUSED_EXPERTS else stack
+    # transformers 4 wrote experts as modules, and quantised Falcon, which the installed one does not; fp32 experts cannot run on meta
+    elsewhere = ("4.48", "kbit") if architecture in FUSED_EXPERTS else ("4.48",) if architecture == "falcon" else ()
+    return "transformers" if any(word in stack for word in elsewhere) else stack
 
 
 def _recipe(rng: random.Random, architecture: str, config: dict[str, Any], device: str) -> Recipe:
@@ -195,8 +199,8 @@ def _recipe(rng: random.Random, architecture: str, config: dict[str, Any], devic
     compute = rng.choice(("bf16", "bf16", "fp32", "fp16") if device == "cuda" else ("bf16", "fp32"))
     if architecture in FUSED_EXPERTS:
         compute = "bf16"  # the only dtype that the meta device has grouped products of
-    if architecture in _LATENT and method == "prefix":
-        method = "prompt"  # PEFT's prefixes have one width for keys and values
+    if method == "prefix" and (architecture in _LATENT or config.get("multi_query") and architecture == "falcon"):
+        method = "prompt"  # PEFT's prefixes have one width for keys and values, and do not know Falcon's single head
     if device == "cpu" and base.get("quantization") == "int8" and method in ("dora", "adalora"):
         base = {}  # cannot be trained: matrix.py, UNTRAINABLE_ON_CPU
     micro_batch, seq_len = rng.choice(_BATCHES)
@@ -224,6 +228,8 @@ def _attention(rng: random.Random, architecture: str, device: str, compute: str)
     if architecture in EAGER_ONLY:
         return "eager"
     kernels = ["sdpa", "sdpa", "eager"]
+    if architecture in _OWN_FLASH:
+        return rng.choice(kernels)
     return rng.choice([*kernels, "flash_attention_2"] if device == "cuda" and compute != "fp32" else kernels)
 
 

@@ -45,7 +45,9 @@ def analytic_phases(config: dict[str, Any], recipe: Recipe, stack: str, batch: B
     """The same by the analytic model."""
     from ftadvise.estimator.memory import price_memory
 
-    priced = price_memory(spec_from_config(config, source="cpu_matrix"), CPU, recipe, stack_of(stack), batch=batch)
+    code = dataclasses.replace(stack_of(stack), eval_micro_batch=batch.sequences)  # what the meter evaluated
+    # a name of its own for each model: profiles are kept by it
+    priced = price_memory(spec_from_config(config, source=json.dumps(config)), CPU, recipe, code, batch=batch)
     phases = {phase: sum(priced.components(phase).values()) for phase in PHASES if phase in priced.phases()}
     return phases | {"peak": max(phases[phase] for phase in PHASES[:3])}
 

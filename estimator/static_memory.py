@@ -111,7 +111,7 @@ def _tensor(parameter: TrainedParameter, times: int, values: Vector) -> TrainedT
     rows = values[QUANTITIES.index(parameter.rows)]
     shape: tuple[int, ...] = (rows * parameter.width,)
     if parameter.columns:
-        shape = (rows * parameter.width // parameter.columns, parameter.columns)
+        shape = (parameter.matrices, rows * parameter.width // parameter.columns // parameter.matrices, parameter.columns)
     elif parameter.rows != "one":
         shape = (rows, parameter.width)
     is_embedding = parameter.name.startswith(("embed_tokens", "embed_positions", "wpe", "prompt", "prefix"))

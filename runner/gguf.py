@@ -31,10 +31,9 @@ def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _lin
         InputError: the file is missing or broken, or the cache folder cannot be written.
     """
     try:
-        facts = source.stat()
+        folder = conversion_folder(source)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
-    folder = cache_folder() / "models" / f"{source.stem}-{facts.st_size}-{int(facts.st_mtime)}"
     if folder.is_dir():
         return folder
     from filelock import FileLock
@@ -59,6 +58,16 @@ def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _lin
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def conversion_folder(source: Path) -> Path:
+    """Where the conversion of `source` is or would be; the name changes with the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    facts = source.stat()
+    return cache_folder() / "models" / f"{source.stem}-{facts.st_size}-{int(facts.st_mtime)}"
 
 
 def load_gguf_tokenizer(source: Path) -> Any:

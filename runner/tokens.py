@@ -64,30 +64,37 @@ def prompt_text(prompt: str, tokenizer: Any) -> str:
     return f"### Instruction:\n{prompt}\n\n### Response:\n"
 
 
+def row_text(row: Row, tokenizer: Any, *, where: str) -> tuple[str, bool]:
+    """The whole example as the model reads it, and whether the tokenizer adds its own begin token (a chat template writes its own).
+
+    Raises:
+        InputError: the chat template refuses the row; names `where`.
+    """
+    chat, end = has_chat_template(tokenizer), tokenizer.eos_token or ""
+    if row.shape == "text":
+        return f"{row.text}{end}", True
+    if chat:
+        turns = row.turns if row.shape == "messages" else (("user", row.prompt or ""), ("assistant", row.text))
+        return _render(tokenizer, turns, where=where), False
+    if row.shape == "messages":
+        return "\n\n".join(f"### {role}:\n{content}" for role, content in row.turns) + end, True
+    return f"{prompt_text(row.prompt or '', tokenizer)}{row.text}{end}", True
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     """Whether the tokenizer knows how its model wants a conversation written."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
 def _encode(row: Row, tokenizer: Any, number: int) -> dict[str, list[int]]:
-    chat, end = has_chat_template(tokenizer), tokenizer.eos_token or ""
-    where = f"data row {number}"
-    if row.shape == "text":
-        return _all_learned(_ids(tokenizer, f"{row.text}{end}", special=True))
-    if row.shape == "messages":
-        text = _render(tokenizer, row.turns, where=where) if chat else "\n\n".join(f"### {r}:\n{c}" for r, c in row.turns) + end
-        return _all_learned(_ids(tokenizer, text, special=not chat))
-    start = prompt_text(row.prompt or "", tokenizer)
-    turns = [("user", row.prompt or ""), ("assistant", row.text)]
-    whole = _render(tokenizer, turns, where=where) if chat else f"{start}{row.text}{end}"
-    prompt_ids, ids = (_ids(tokenizer, text, special=not chat) for text in (start, whole))
+    text, special = row_text(row, tokenizer, where=f"data row {number}")
+    ids = _ids(tokenizer, text, special=special)
+    if row.shape != "instruction":
+        return {"input_ids": ids, "labels": list(ids)}
+    prompt_ids = _ids(tokenizer, prompt_text(row.prompt or "", tokenizer), special=special)
     # tokens may merge across the boundary: what is learned starts where the two first differ
     shared = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), min(len(prompt_ids), len(ids)))
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * shared + ids[shared:]}
-
-
-def _all_learned(ids: list[int]) -> dict[str, list[int]]:
-    return {"input_ids": ids, "labels": list(ids)}
 
 
 def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], *, where: str, open_answer: bool = False) -> str:

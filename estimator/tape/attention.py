@@ -109,7 +109,7 @@ def _unpadded_attention(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: in
     Source: transformers 5.23 modeling_flash_attention_utils.py (_upad_input, _pad_input).
     """
     t = ctx.t
-    positions = t.new(q.rows, 1, 8, "nonzero")
+    positions = t.new(k.rows, 1, 8, "nonzero")
     keys, values = _gathered(t, k, positions), _gathered(t, v, positions)
     output = _kernel(ctx, "flash", _gathered(t, q, positions), keys, values, heads, grouped=grouped, masked=False)
     node = t.node("index_put", (output,), (positions,), lambda grad, _: (t.new(grad.rows, grad.width, grad.item, "index"),))
@@ -154,6 +154,7 @@ def _eager(ctx: Context, q: Tensor, k: Tensor, v: Tensor, heads: int, *, softcap
     if drops:
         probabilities = dropout(t, probabilities, fused=ctx.like_cuda)
 
+    ctx.returned.append(probabilities)
     return copy(t, weighted_values(t, to(t, probabilities, item), packed(ctx, to(t, v, item)), heads))
 
 

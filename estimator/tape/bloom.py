@@ -13,6 +13,7 @@ from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Tensor
 from ftadvise.estimator.tape.ops import Saved, add, copy, narrow, softmax, to
 from ftadvise.estimator.tape.step import Decoder
+from ftadvise.estimator.tape.virtual_tokens import with_prefix
 
 _FORWARD_TEMPORARIES, _BACKWARD_TEMPORARIES = 4, 5
 """Tensors that bloom_gelu_forward and bloom_gelu_back hold at once, beside what they read and return."""
@@ -26,6 +27,7 @@ def self_attention(ctx: Context, x: Tensor, residual: Tensor) -> Tensor:
     q, k, v = (narrow(t, fused, width, "select") for _ in range(3))
     if not ctx.single_sequence:
         q, k, v = copy(t, q), copy(t, k), copy(t, v)
+    k, v = with_prefix(ctx, k, v)
     item = ctx.autocast or q.item
     raw = scores(t, to(t, q, item), to(t, k, item), heads)
     weights = add(t, raw, t.new("one", 1, ctx.hidden, "mask"))
@@ -33,6 +35,7 @@ def self_attention(ctx: Context, x: Tensor, residual: Tensor) -> Tensor:
     probabilities = softmax(t, wide)
     del wide
     probabilities = to(t, probabilities, q.item)
+    ctx.returned.append(probabilities)
     context = weighted_values(t, to(t, probabilities, item), to(t, v, item), heads)
     context = copy(t, context)
     output = ctx.linear("self_attention.dense", context, spec.hidden_size, bias=True)
@@ -74,4 +77,6 @@ def _embedding_norm(ctx: Context, x: Tensor) -> tuple[Tensor, ...]:
     return (layer_norm(ctx, "word_embeddings_layernorm", x),)
 
 
-DECODERS = {"bloom": Decoder(kind=lambda spec, index: "layer", layers={"layer": bloom_layer}, position=_embedding_norm)}
+DECODERS = {
+    "bloom": Decoder(kind=lambda spec, index: "layer", layers={"layer": bloom_layer}, position=_embedding_norm, returns_weights=True)
+}

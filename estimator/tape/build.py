@@ -64,12 +64,27 @@ class Setting:
     """What is gathered, when the parameters are sharded."""
 
 
+class _BySpec:
+    """A model as a cache key: hashed by its id, because hashing forty fields costs more than an estimate, and compared as a whole."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec.id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BySpec) and (self.spec is other.spec or self.spec == other.spec)
+
+
 def step_profile(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> StepProfile:
     """The profile of this structure; built once."""
     # flags besides the name: a stack may be asked for with some of them changed
     flags: tuple[object, ...] = (stack.autocast, stack.full_dtype, stack.kbit_upcast, stack.keeps_logits, stack.reentrant_checkpoints)
     flags += (stack.quantizes_head, stack.keeps_4bit_inputs, stack.expands_4bit_to_fp16, stack.keeps_last_step)
-    key = (spec.id, spec.num_layers, spec.hidden_size, _structure(recipe), stack.name, tuple(stack.versions.items()), flags, setting)
+    key = (_BySpec(spec), _structure(recipe), stack.name, tuple(stack.versions.items()), flags, setting)
     found = _cache.get(key)
     if found is None:
         collects = gc.isenabled()

@@ -48,7 +48,7 @@ class LinearLayer:
 class TrainedParameter:
     """A parameter that the optimizer updates: `rows` (a quantity) x `width` elements of `item` bytes.
 
-    `columns`: its last dimension, when `width` is a whole matrix.
+    `columns`: its last dimension, when `width` is a whole matrix, or a stack of `matrices`.
     """
 
     layer: int
@@ -57,6 +57,7 @@ class TrainedParameter:
     width: int
     item: int
     columns: int = 0
+    matrices: int = 1
 
 
 @dataclass(slots=True)
@@ -99,6 +100,10 @@ class Context:
     cache: list[Tensor] = field(default_factory=list)
     last_logits: Tensor | None = None
     """Of the step before, where the caller still holds them."""
+    returned: list[Tensor] = field(default_factory=list)
+    """Attention weights, which layers name until they return, and some return."""
+    outputs: list[Tensor] = field(default_factory=list)
+    """What the last layer returned of them."""
     gathered: Gathered | None = None
     """Of parameters sharded over several GPUs."""
     linears: dict[tuple[int, str], LinearLayer] = field(default_factory=dict)
@@ -120,13 +125,15 @@ class Context:
         """Bytes of the adapter's parameters."""
         return DTYPE_BYTES[self.recipe.adapter_dtype]
 
-    def leaf(self, name: str, width: int, item: int, rows: str = "one", *, layer: int | None = None, columns: int = 0) -> Leaf:
+    def leaf(
+        self, name: str, width: int, item: int, rows: str = "one", *, layer: int | None = None, columns: int = 0, matrices: int = 1
+    ) -> Leaf:
         """Where the gradient of this layer's parameter arrives; noted as trained."""
         key = (self.layer if layer is None else layer, name)
         leaf = self.leaves.get(key)
         if leaf is None:
             leaf = self.leaves[key] = Leaf(held=self.recipe.gradient_accumulation > 1)
-            self.trained[key] = TrainedParameter(key[0], name, rows, width, item, columns)
+            self.trained[key] = TrainedParameter(key[0], name, rows, width, item, columns, matrices)
         return leaf
 
     def linear(self, name: str, x: Tensor, out_features: int, *, bias: bool = False, count: int = 1, width: int | None = None) -> Tensor:

@@ -233,6 +233,7 @@ class Tape:
         node = Node(self._order, name, self.label, self.module, edges, storages, apply, frame)
         node.items = [0 if x is None else x.item for x in inputs]
         if self._recomputing is not None and saved:
+            node.saved = ()  # handed to the frame, from where the nodes that run take it
             # the order of saving is the forward pass's; stop where its last tensor is back
             self._bring_back(self._recomputing, storages)
         return node
@@ -279,10 +280,7 @@ class Tape:
             outer, self._recomputing = self._recomputing, frame
             suspended, self._frame = self._frame, None
             try:
-                output = frame.recompute()
-                # without its graph, whose nodes would keep what they save until the whole layer is through
-                frame.output = Tensor(output.storage, output.rows, output.width, output.item)
-                del output
+                frame.output = frame.recompute()
             except _StopRecomputation:
                 pass
             finally:

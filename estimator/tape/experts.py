@@ -127,7 +127,7 @@ def expert_parameter(
     experts = _experts(ctx).num_experts
     elements = experts * in_features * out_features
     if ctx.full and ctx.training:
-        return ctx.leaf(name, elements, ctx.parameter, columns=in_features), None
+        return ctx.leaf(name, elements, ctx.parameter, columns=in_features, matrices=experts), None
     return _adapted(ctx, name, experts, in_features, out_features, times) if converted else (None, None)
 
 

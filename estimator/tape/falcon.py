@@ -71,7 +71,7 @@ def _eager(ctx: Context, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if spec.num_kv_heads == 1 != heads:
         k, v = repeated_heads(ctx, k, heads, single=True), repeated_heads(ctx, v, heads, single=True)
     item = ctx.autocast or q.item
-    raw = scores(t, copy(t, to(t, q, item)), copy(t, to(t, k, item)), heads)  # products copy what is laid out token by token
+    raw = scores(t, _in_rows(ctx, to(t, q, item)), _in_rows(ctx, to(t, k, item)), heads)
     if spec.position == "rope":
         named = [_in_place(t, raw)]
     else:
@@ -80,12 +80,18 @@ def _eager(ctx: Context, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         del wide
     del raw
     weights = _softmax(ctx, named[-1], x.item)
+    ctx.returned.append(weights)
     if spec.position == "rope":
         named.clear()  # their name is bound anew
-    output = copy(t, weighted_values(t, to(t, weights, item), copy(t, to(t, v, item)), heads))
+    output = copy(t, weighted_values(t, to(t, weights, item), _in_rows(ctx, to(t, v, item)), heads))
     projected = ctx.linear("self_attention.dense", output, spec.hidden_size, bias=spec.o_bias)
     del named
     return projected
+
+
+def _in_rows(ctx: Context, x: Tensor) -> Tensor:
+    """Products copy what is laid out token by token, when there are several sequences."""
+    return x if ctx.single_sequence else copy(ctx.t, x)
 
 
 def _in_place(t: Tape, x: Tensor) -> Tensor:
@@ -174,7 +180,14 @@ def _drops_mask(ctx: Context) -> bool:
     return ctx.kernel == "eager" and not ctx.recipe.gradient_checkpointing
 
 
+def _makes_mask(ctx: Context) -> bool:
+    """Without need, where lengths do not differ."""
+    return ctx.recipe.attention == "sdpa" and not ctx.masked
+
+
 def _position(ctx: Context, x: Tensor) -> tuple[Tensor, ...]:
+    if ctx.spec.position == "rope" and _makes_mask(ctx) and not ctx.recipe.gradient_checkpointing:
+        return x, ctx.t.new("scores", 1, 1, "mask")
     if ctx.spec.position == "rope" or not _drops_mask(ctx):
         return (x,)
     return x, ctx.t.new("scores", ctx.spec.num_attention_heads, ctx.hidden, "alibi_mask")
@@ -186,7 +199,7 @@ def _tables(ctx: Context) -> list[Tensor]:
     tables = rotary_tables(ctx) if spec.position == "rope" else []
     if spec.position != "rope" and not _drops_mask(ctx):
         tables.append(t.new("scores", spec.num_attention_heads, ctx.hidden, "alibi_mask"))
-    elif ctx.recipe.attention == "sdpa" and not ctx.masked:
+    elif _makes_mask(ctx) and (spec.position != "rope" or ctx.recipe.gradient_checkpointing):
         tables.append(t.new("scores", 1, 1, "mask"))
     return tables
 
@@ -198,5 +211,6 @@ DECODERS = {
         tables=_tables,
         position=_position,
         own_linears=True,
+        returns_weights=True,
     )
 }

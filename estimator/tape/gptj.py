@@ -12,6 +12,7 @@ from ftadvise.estimator.tape.core import Tensor
 from ftadvise.estimator.tape.ops import add, cat, narrow, to
 from ftadvise.estimator.tape.positions import learned
 from ftadvise.estimator.tape.step import Decoder
+from ftadvise.estimator.tape.virtual_tokens import with_prefix
 from ftadvise.profiles.model_spec import ModelSpec
 
 _ROTARY_FEATURES = 64
@@ -27,6 +28,7 @@ def _projections(ctx: Context, x: Tensor, prefix: str) -> tuple[Tensor, Tensor, 
 
 def _attend(ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries and keys in fp32, which autocast takes back for the product."""
+    k, v = with_prefix(ctx, k, v)
     wide_q, wide_k = to(ctx.t, q, 4), to(ctx.t, k, 4)
     return eager_attention(ctx, wide_q, wide_k, v, ctx.spec.num_attention_heads)
 
@@ -100,8 +102,14 @@ def _causal_masks(spec: ModelSpec) -> int:
 
 
 DECODERS = {
-    "gptj": Decoder(kind=lambda spec, index: "layer", layers={"layer": gptj_layer}, tables=lambda ctx: [], buffers=_sines),
+    "gptj": Decoder(
+        kind=lambda spec, index: "layer", layers={"layer": gptj_layer}, tables=lambda ctx: [], buffers=_sines, returns_weights=True
+    ),
     "gpt_neo": Decoder(
-        kind=lambda spec, index: "layer", layers={"layer": gpt_neo_layer}, position=learned("wpe", drops=False), buffers=_causal_masks
+        kind=lambda spec, index: "layer",
+        layers={"layer": gpt_neo_layer},
+        position=learned("wpe", drops=False),
+        buffers=_causal_masks,
+        returns_weights=True,
     ),
 }

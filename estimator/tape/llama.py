@@ -11,7 +11,7 @@ from ftadvise.estimator.tape.ops import add
 from ftadvise.estimator.tape.step import Decoder
 
 
-def self_attention(ctx: Context, x: Tensor, *, qk_norm: bool = False) -> Tensor:
+def self_attention(ctx: Context, x: Tensor, *, qk_norm: bool = False, sliding: bool = False) -> Tensor:
     """LlamaAttention.forward; `qk_norm`: queries and keys are normed per head (Qwen3)."""
     spec = ctx.spec
     heads, kv_heads = spec.num_attention_heads, spec.num_kv_heads
@@ -28,7 +28,7 @@ def self_attention(ctx: Context, x: Tensor, *, qk_norm: bool = False) -> Tensor:
             k = rms_norm(ctx, "self_attn.k_norm", k, values=kv_heads)
         v = ctx.linear("self_attn.v_proj", x, kv_width, bias=spec.qkv_bias)
     q, k = _rotated(ctx, q, k)
-    output = attention(ctx, q, k, v, heads, kv_heads=kv_heads)
+    output = attention(ctx, q, k, v, heads, kv_heads=kv_heads, sliding=sliding)
     if can_fuse(ctx, ("self_attn.o_proj",)):
         return lora_projections(ctx, output, [("self_attn.o_proj", spec.hidden_size)], in_place=False)[0]
     return ctx.linear("self_attn.o_proj", output, spec.hidden_size, bias=spec.o_bias)
@@ -39,13 +39,13 @@ def _rotated(ctx: Context, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     return q_embed, rotate(ctx, k)
 
 
-def llama_layer(ctx: Context, hidden: Tensor, *, qk_norm: bool = False) -> Tensor:
+def llama_layer(ctx: Context, hidden: Tensor, *, qk_norm: bool = False, sliding: bool = False) -> Tensor:
     """LlamaDecoderLayer.forward."""
     t, spec = ctx.t, ctx.spec
     residual = hidden
     hidden = norm(ctx, "input_layernorm", hidden)
     with t.scope("self_attn"):
-        hidden = self_attention(ctx, hidden, qk_norm=qk_norm)
+        hidden = self_attention(ctx, hidden, qk_norm=qk_norm, sliding=sliding)
     hidden = add(t, residual, hidden)
     residual = hidden
     hidden = norm(ctx, "post_attention_layernorm", hidden)
@@ -61,12 +61,19 @@ def qk_normed_layer(ctx: Context, hidden: Tensor) -> Tensor:
     return llama_layer(ctx, hidden, qk_norm=True)
 
 
+def sliding_layer(ctx: Context, hidden: Tensor) -> Tensor:
+    """MistralDecoderLayer.forward: every layer attends to the model's sliding window."""
+    return llama_layer(ctx, hidden, sliding=True)
+
+
 _PLAIN = Decoder(kind=lambda spec, index: "layer", layers={"layer": llama_layer})
 _QK_NORMED = Decoder(kind=lambda spec, index: "layer", layers={"layer": qk_normed_layer})
 
+_SLIDING = Decoder(kind=lambda spec, index: "layer", layers={"layer": sliding_layer}, masks=("sliding",))
+
 DECODERS = {
     "llama": _PLAIN,
-    "mistral": _PLAIN,
+    "mistral": _SLIDING,
     "qwen2": _PLAIN,
     "qwen3": _QK_NORMED,
 }

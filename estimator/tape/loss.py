@@ -23,8 +23,9 @@ def loss_of(ctx: Context, kernel: LossKernel, hidden: Tensor, *, softcap: bool) 
     """(the loss, the logits when there are any). The caller says how long the logits live."""
     if kernel.kind == "logits":
         return _logits(ctx, kernel, hidden, softcap=softcap)
+    if kernel.kind == "tiles":
+        return _tiles(ctx, kernel, hidden, softcap=softcap), None
     kinds: dict[str, Callable[[Context, LossKernel, Tensor], Tensor]] = {
-        "tiles": _tiles,
         "recomputed_chunks": _recomputed_chunks,
         "chunks_in_forward": _chunks_in_forward,
     }
@@ -106,7 +107,7 @@ def _predicting(ctx: Context, hidden: Tensor) -> Tensor:
     return copy(t, Tensor(hidden.storage, "loss_tokens", width, hidden.item, node))
 
 
-def _tiles(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tensor:
+def _tiles(ctx: Context, kernel: LossKernel, hidden: Tensor, *, softcap: bool) -> Tensor:
     t, spec = ctx.t, ctx.spec
     _, leaf = _head(ctx)
     item, product, width = hidden.item, ctx.autocast or hidden.item, hidden.width
@@ -131,7 +132,7 @@ def _tiles(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tensor:
         gradient = t.new("loss_tokens", width, 4, "grad_hidden")
         head_gradient = t.new("one", spec.vocab_size * width, 4, "grad_weight") if leaf is not None else None
         held = buffer()
-        expand(_CPU_BACKWARD)
+        expand(_CPU_BACKWARD + (4 if softcap else 0))  # the tanh of the capped logits
         if product != 4 and not ctx.like_cuda:  # the CPU has no mixed product: it casts the tile and its part of the head
             taken = [t.new("chunk", columns, 4, "to"), t.new("one", columns * width, 4, "to")]
             del taken
@@ -172,8 +173,7 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
         gradient = t.new("loss_tokens", width, item, "grad_hidden")
         head_gradient = t.new("one", head_elements, ctx.parameter, "grad_weight") if leaf is not None else None
         head = project()
-        # log-softmax and its exponential are kept, then come two gradients
-        chunk = t.new("chunk", spec.vocab_size, per_logit + (2 if per_logit == 14 else 0), "chunk_logits")
+        chunk = t.new("chunk", spec.vocab_size, per_logit, "chunk_logits")
         del head, chunk
         return (gradient, head_gradient)
 

@@ -31,22 +31,24 @@ def packed(ctx: Context, x: Tensor) -> Tensor:
 
 
 def scores(t: Tape, q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """q @ k.T."""
+    """q @ k.T. Each factor is saved for the other's gradient."""
     shapes = [(x.rows, x.width, x.item) for x in (q, k)]
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
-        return [t.new(*shape, "bmm") for shape in shapes]
+        return [t.new(*shape, "bmm") if want else None for shape, want in zip(shapes, wants, strict=True)]
 
-    node = t.node("bmm", (q, k), (q, k), apply)
+    wants = q.node is not None, k.node is not None
+    node = t.node("bmm", (q, k), [x for x, other in zip((q, k), reversed(wants), strict=True) if other], apply)
     return t.new(scores_of(k), heads, q.item, "bmm", node)
 
 
 def weighted_values(t: Tape, probabilities: Tensor, v: Tensor, heads: int) -> Tensor:
-    """probabilities @ v."""
-    rows, width, item, scores = v.rows, v.width, v.item, scores_of(v)
+    """probabilities @ v. Each factor is saved for the other's gradient."""
+    rows, width, item, scores, queries = v.rows, v.width, v.item, scores_of(v), "tokens" if v.rows == "key_tokens" else v.rows
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
-        return (t.new(scores, heads, item, "bmm"), t.new(rows, width, item, "bmm"))
+        return (t.new(scores, heads, item, "bmm") if wants[0] else None, t.new(rows, width, item, "bmm") if wants[1] else None)
 
-    node = t.node("bmm", (probabilities, v), (probabilities, v), apply)
-    return t.new(rows, width, item, "bmm", node)
+    wants = probabilities.node is not None, v.node is not None
+    node = t.node("bmm", (probabilities, v), [x for x, other in zip((probabilities, v), reversed(wants), strict=True) if other], apply)
+    return t.new(queries, width, item, "bmm", node)

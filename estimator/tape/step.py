@@ -46,6 +46,8 @@ class Decoder:
     position: Callable[[Context, Tensor], tuple[Tensor, ...]] | None = None
     """From the embedded tokens to what the first layer reads, and what else the model's forward names until it returns."""
 
+    returns_weights: bool = False
+    """Layers return eager attention's weights, which the model names until the next layer has returned."""
     own_linears: bool = False
     """The layers' linear modules are of a class of their own, derived from torch's."""
     buffers: Callable[[ModelSpec], int] = lambda spec: 0
@@ -145,7 +147,7 @@ def forward(ctx: Context, decoder: Decoder, kernel: LossKernel, *, compress: boo
     ctx.layer = -1
     with t.scope("lm_head", "loss"):
         loss, logits = loss_of(ctx, kernel, hidden, softcap=decoder.softcaps_logits)
-        if ctx.recipe.method == "adalora" and kernel.kind == "logits" and t.grad_enabled:
+        if ctx.recipe.method == "adalora" and kernel.kind != "tiles" and t.grad_enabled:  # where the model itself returns the loss
             del hidden
             loss = orthogonality_penalty(ctx, loss, logits, layer_times(decoder, ctx.spec) if compress else {})
         ctx.cache.clear()
@@ -160,10 +162,11 @@ def backbone(ctx: Context, decoder: Decoder, *, compress: bool) -> Tensor:
     masks = [] if ctx.recipe.gradient_checkpointing else _masks(ctx, decoder)
     hidden, *named = decoder.position(ctx, embedded) if decoder.position is not None else (embedded,)
     kinds = [decoder.kind(spec, index) for index in range(spec.num_layers)]
+    ctx.outputs = []
     for start, length, times in segments(kinds) if compress else [(0, len(kinds), 1)]:
         first_event, first_order = len(t.events), t.order
         for index in range(start, start + length):
-            hidden = _layer(ctx, decoder.layers[kinds[index]], index, hidden)
+            hidden = _layer(ctx, decoder, kinds[index], index, hidden)
         if t.repeats and t.repeats[-1].next_end == first_event:
             t.repeats[-1].next_end = len(t.events)
         if times > 1:
@@ -172,18 +175,24 @@ def backbone(ctx: Context, decoder: Decoder, *, compress: bool) -> Tensor:
     if decoder.final_norm:
         with t.scope("norm"):
             hidden = decoder.norm(ctx, "norm", hidden)
-    ctx.prefixes = []
+    ctx.prefixes = ctx.outputs = []
     del masks, named
     return hidden
 
 
-def _layer(ctx: Context, layer: Layer, index: int, hidden: Tensor) -> Tensor:
+def _layer(ctx: Context, decoder: Decoder, kind: str, index: int, hidden: Tensor) -> Tensor:
     def call(x: Tensor) -> Tensor:
         ctx.layer = index
         whole = gathered.forward(ctx, index) if gathered else None  # noqa: F841 - held while the layer runs
-        return layer(ctx, x)
+        try:
+            out = layer(ctx, x)
+            if decoder.returns_weights:
+                ctx.outputs = ctx.returned
+            return out
+        finally:
+            ctx.returned = []
 
-    gathered = ctx.gathered
+    gathered, layer = ctx.gathered, decoder.layers[kind]
     with ctx.t.scope(f"layers.{index}"):
         inside = gathered.enter(ctx, index, hidden) if gathered else hidden
         out = ctx.t.checkpoint(call, inside) if ctx.recipe.gradient_checkpointing and ctx.training else call(inside)

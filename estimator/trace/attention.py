@@ -74,8 +74,9 @@ def flash_attention_layer(
         query, key, value = query.to(target), key.to(target), value.to(target)
     positions = None
     if attention_mask is not None:
-        positions = torch.empty(query.shape[0] * query.shape[2], dtype=torch.int64, device=query.device)
-        key, value, query = (_gathered(x, positions) for x in (key, value, query))
+        every = torch.empty(key.shape[0] * key.shape[2], dtype=torch.int64, device=query.device)
+        positions = every[: query.shape[0] * query.shape[2]]
+        key, value, query = _gathered(key, every), _gathered(value, every), _gathered(query, positions)
     out = _ATEN._scaled_dot_product_flash_attention(
         query, key, value, dropout, True, False, scale=scaling if scaling is not None else query.shape[-1] ** -0.5
     )[0].transpose(1, 2)

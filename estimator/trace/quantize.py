@@ -120,10 +120,13 @@ def _gemm_4bit(args: Any, _out: Any) -> Iterable[int]:
     yield shape[0] * shape[1] * activations.dtype.itemsize
 
 
-def _int8_product(args: Any, _out: Any) -> Iterable[int]:
-    """bitsandbytes backends/default/ops.py: the product in int32 before it is scaled."""
+def _int8_product(args: Any, out: Any) -> Iterable[int]:
+    """bitsandbytes backends/default/ops.py, backends/cuda/ops.py: the product in int32, scaled to fp16, and cast where that is not wanted."""
     rows, weight = args[0], args[1]
-    yield 4 * (rows.numel() // rows.shape[-1]) * weight.shape[0]
+    elements = (rows.numel() // rows.shape[-1]) * weight.shape[0]
+    yield 4 * elements
+    if out.dtype != torch.float16:
+        yield 2 * elements
 
 
 def _int8_outliers(args: Any, _out: Any) -> Iterable[int]:

@@ -22,7 +22,8 @@ def estimate_view(estimate: Estimate, lang: str) -> RenderableType:
 def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
     """Memory, speed, trained parameters."""
     device = "cuda" if estimate.hardware.gpus else "cpu"
-    share = f"{100 * estimate.trainable_parameters / max(1, estimate.model.total_params):.2g} %"
+    percent = 100 * estimate.trainable_parameters / max(1, estimate.model.total_params)
+    share = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
     trained = text("trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params))
     return [
         memory_view(estimate.memory, lang, device=device),
