@@ -9,7 +9,8 @@ from ftadvise.estimator.estimate_types import Estimate
 
 
 def alternatives(result: SearchResult, chosen: Considered, price: Price, request: PlanRequest) -> tuple[Alternative, ...]:
-    """The best recipe of every other approach (best first, then those that do not fit), and the longest sequences that fit."""
+    """The best recipe of every other approach (best first, then those that do not fit), and the longest sequences that fit, where
+    the data is not known to be shorter."""
     assert chosen.best is not None  # noqa: S101 - only an approach that fits is chosen
     others = [each for each in result.considered if each is not chosen]
     fitting = sorted((each for each in others if each.best is not None), key=approach_rank, reverse=True)
@@ -22,7 +23,8 @@ def alternatives(result: SearchResult, chosen: Considered, price: Price, request
             )
             why = message("alternative_does_not_fit", high=high, missing=missing, available=available)
             listed.append(Alternative(each.leanest.recipe.label, each.leanest, why, each.score))
-    if result.facts.has_gpu and "seq_len" not in request.fixed and not _covers(request, estimate):
+    covered = request.lengths is not None and request.lengths.truncated(chosen.best.recipe.seq_len) == 0
+    if result.facts.has_gpu and "seq_len" not in request.fixed and not covered:
         longer = longest_that_fits(chosen.best, price, request.fixed)
         if longer is not None:
             recipe = longer.recipe

@@ -65,9 +65,7 @@ def possible_approaches(hardware: Hardware, fixed: Mapping[str, Any]) -> tuple[t
     return tuple(approach for approach in APPROACHES if approach in wanted), impossible
 
 
-def sequence_lengths(
-    model: ModelSpec, hardware: Hardware, fixed: Mapping[str, Any], data: LengthStats | None = None
-) -> tuple[int, ...]:
+def sequence_lengths(model: ModelSpec, hardware: Hardware, fixed: Mapping[str, Any], data: LengthStats | None = None) -> tuple[int, ...]:
     """The sequence lengths to try, in order: the user's alone, or the default and its halves down to the shortest.
 
     Where the data's longest example is shorter than the default, its length is the first.

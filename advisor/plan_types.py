@@ -32,7 +32,8 @@ class PlanRequest:
     """What the user wants. Everything is optional.
 
     `fixed` holds recipe fields that the user set by flag; the plan keeps them. `examples` is the number of training examples, when the
-    data has been read, and `lengths` their lengths in tokens, which then decide the sequence length and the time. `max_hours` and `budget_usd` limit the training time.
+    data has been read, and `lengths` their lengths in tokens, which then decide the sequence length and the time. `max_hours` and
+    `budget_usd` limit the training time.
 
     Raises:
         InputError: on construction, for an unknown task, team, priority or recipe field, or a limit that is not positive.

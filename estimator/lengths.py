@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -76,20 +77,14 @@ class LengthStats:
 
             E[max] = sum over r of min(length_r, seq_len) C(r-1, n-1) / C(N, n),    n = 1 gives the mean.
         """
-        total = len(self.lengths)
-        drawn = min(sequences, total)
-        share, expected = drawn / total, 0.0
-        for rank in range(total, drawn - 1, -1):
-            expected += share * min(self.lengths[rank - 1], seq_len)
-            share *= (rank - drawn) / max(1, rank - 1)  # C(r-2, n-1) / C(r-1, n-1)
-        return expected
+        return _expected_longest(self.lengths, min(sequences, len(self.lengths)), seq_len)
 
     def packed_sequences(self, seq_len: int) -> int:
         """Sequences of `seq_len` tokens that the examples fill when they are packed without gaps (the fewest there can be)."""
         return max(1, math.ceil(sum(min(length, seq_len) for length in self.lengths) / seq_len))
 
     def to_json(self, recipe: Recipe) -> dict[str, Any]:
-        """JSON-ready, as `data` of a plan or an estimate. Lengths in tokens; `truncated` counts examples longer than the recipe's seq_len."""
+        """JSON-ready, as `data` of a plan or an estimate: lengths in tokens; `truncated` examples are longer than seq_len."""
         return {
             "examples": self.examples,
             "shortest": self.lengths[0],
@@ -106,6 +101,16 @@ class LengthStats:
     def batch_length(self, recipe: Recipe) -> float:
         """Mean length in tokens of the recipe's micro batches: packed to seq_len, or padded to the longest example of each."""
         return float(recipe.seq_len) if recipe.packing else self.padded_length(recipe.micro_batch, recipe.seq_len)
+
+
+@functools.lru_cache(maxsize=64)  # a search asks for a few batch sizes again and again
+def _expected_longest(lengths: tuple[int, ...], drawn: int, limit: int) -> float:
+    """The sum of `LengthStats.padded_length`."""
+    share, expected = drawn / len(lengths), 0.0
+    for rank in range(len(lengths), drawn - 1, -1):
+        expected += share * min(lengths[rank - 1], limit)
+        share *= (rank - drawn) / max(1, rank - 1)  # C(r-2, n-1) / C(r-1, n-1)
+    return expected
 
 
 def at_mean_length(estimate: Estimate, lengths: LengthStats | None) -> Estimate:

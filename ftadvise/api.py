@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ftadvise.advisor.candidates import adapter_dtype, compute_dtype
+from ftadvise.advisor.candidates import adapter_dtype, compute_dtype, sequence_lengths
 from ftadvise.advisor.plan_types import Plan, PlanRequest
 from ftadvise.advisor.planner import make_plan
 from ftadvise.estimator.estimate import estimate as price
 from ftadvise.estimator.estimate_types import Estimate, Stack
+from ftadvise.estimator.lengths import LengthStats, at_mean_length
 from ftadvise.estimator.plan_file import MadeFor, PlanFile, read_plan_file
 from ftadvise.estimator.recipe import Quantization, Recipe
 from ftadvise.estimator.stack import DEFAULT_STACK, stack_of
@@ -38,7 +39,7 @@ def plan(
     Args:
         model: hub id, short name, folder or GGUF file; the embedded demo model by default.
         gpu: a GPU by name, with a count if wanted ("2x A100-80GB"); "cpu" for none; by default this machine is probed.
-        request: task, team, priority and limits.
+        request: task, team, priority and limits; its `lengths` (see `data_lengths`) choose the sequence length and decide the time.
         recipe_fields: recipe fields that stay as given, for example `seq_len=4096`.
 
     Raises:
@@ -48,13 +49,14 @@ def plan(
     request = request or PlanRequest(fixed=recipe_fields)
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
     request = dataclasses.replace(request, fixed={**_fixed_by(training_stack, request.fixed, hardware), **request.fixed})
-    plan = make_plan(spec, hardware, request, lambda recipe: price(spec, hardware, recipe, training_stack, detail=False))
+    lengths = request.lengths
 
-    def complete(estimate: Estimate) -> Estimate:
-        return price(spec, hardware, estimate.recipe, training_stack)
+    def priced(recipe: Recipe, *, detail: bool = False) -> Estimate:
+        return at_mean_length(price(spec, hardware, recipe, training_stack, detail=detail), lengths)
 
-    shown = tuple(dataclasses.replace(each, estimate=complete(each.estimate)) for each in plan.alternatives)
-    return dataclasses.replace(plan, estimate=complete(plan.estimate), alternatives=shown)
+    plan = make_plan(spec, hardware, request, priced)
+    shown = tuple(dataclasses.replace(each, estimate=priced(each.recipe, detail=True)) for each in plan.alternatives)
+    return dataclasses.replace(plan, estimate=priced(plan.recipe, detail=True), alternatives=shown)
 
 
 def estimate(
@@ -65,32 +67,46 @@ def estimate(
     trace: bool = False,
     expandable_segments: bool = False,
     timeline: str | Path | None = None,
+    lengths: LengthStats | None = None,
     **recipe_fields: Any,
 ) -> Estimate:
     """What exactly one recipe costs. Fields that are not given take the stack's and the hardware's defaults.
 
     `method="qlora"` means LoRA on an NF4 base with double quantisation. `trace=True` runs real steps on the meta device, which takes
     seconds and needs ftadvise[run]; `expandable_segments` is then an option of the simulated allocator, and `timeline` a CSV file for
-    allocated memory over time.
+    allocated memory over time. With `lengths` (see `data_lengths`) the sequence length, if it is not given, is that of the longest example
+    up to the default of `plan`, and the time that of an average batch.
 
     Raises:
         InputError: an unknown name, a contradiction, or a recipe that the device cannot run.
     """
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
+    if lengths is not None:
+        recipe_fields.setdefault("seq_len", sequence_lengths(spec, hardware, {}, lengths)[0])
+    recipe = complete_recipe(recipe_fields, hardware, training_stack)
     if trace:
         from ftadvise.estimator.traced_estimate import traced_estimate
 
-        return traced_estimate(
-            spec,
-            hardware,
-            complete_recipe(recipe_fields, hardware, training_stack),
-            training_stack,
-            expandable_segments=expandable_segments,
-            timeline_path=None if timeline is None else Path(timeline),
+        timeline_path = None if timeline is None else Path(timeline)
+        traced = traced_estimate(
+            spec, hardware, recipe, training_stack, expandable_segments=expandable_segments, timeline_path=timeline_path
         )
+        return at_mean_length(traced, lengths)
     if expandable_segments or timeline is not None:
         raise InputError("expandable segments and the timeline belong to the trace", hint="add --trace")
-    return price(spec, hardware, complete_recipe(recipe_fields, hardware, training_stack), training_stack)
+    return at_mean_length(price(spec, hardware, recipe, training_stack), lengths)
+
+
+def data_lengths(data: str | Path, model: str | None = None) -> LengthStats:
+    """How long the examples of a data file are in tokens; see `ftadvise.runner.lengths.token_lengths`.
+
+    Raises:
+        InputError: an unknown model, or a file that `ftadvise.runner.data.load_rows` refuses.
+    """
+    from ftadvise.runner.data import load_rows
+    from ftadvise.runner.lengths import token_lengths
+
+    return token_lengths(load_rows(Path(data).expanduser()).rows, _model(model))
 
 
 def run(plan_path: str | Path, *, out_dir: str | Path | None = None, **options: Any) -> RunReport:

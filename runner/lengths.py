@@ -1,4 +1,4 @@
-"""How long the training examples are in tokens, before anything is loaded: with the model's tokenizer where it is at hand, else estimated."""
+"""How long the training examples are in tokens: with the model's tokenizer where it is at hand, else estimated from the text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _ASCII_TOKENS, _OTHER_TOKENS = 0.3, 0.6
 """Tokens per character: "1 English character ~ 0.3 token, 1 Chinese character ~ 0.6 token" (DeepSeek's API documentation, "Token & Token
 Usage"). OpenAI's "4 characters per token" would be 0.25 for English prose; code and lists need more, and too long is the safe side."""
 _TURN_TOKENS = 5
-"""What a chat template adds to each turn: begin mark, role, line break, end mark, line break in ChatML (Qwen, SmolLM2), Llama 3 and Gemma."""
+"""What a chat template adds to each turn: begin mark, role, line break, end mark, line break (ChatML of Qwen and SmolLM2; Gemma; Llama 3
+likewise)."""
 
 
 def token_lengths(rows: Sequence[Row], model: ModelSpec) -> LengthStats:
@@ -38,7 +39,7 @@ def estimated_length(row: Row) -> int:
     chat template. A system prompt that the template may add by itself (20 to 30 tokens) is not in it."""
     turns = [content for _, content in row.turns] if row.shape == "messages" else [text for text in (row.prompt, row.text) if text]
     characters = sum(map(len, turns))
-    ascii_only = sum(character.isascii() for text in turns for character in text)
+    ascii_only = sum(len(text.encode("ascii", "ignore")) for text in turns)
     return math.ceil(_ASCII_TOKENS * ascii_only + _OTHER_TOKENS * (characters - ascii_only)) + _TURN_TOKENS * len(turns)
 
 

@@ -31,10 +31,14 @@ class LightTokenizer:
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
         self._special = {name: _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(name)}
         self.eos_token = self._special.get("eos_token")
-        self.chat_template = template_file.read_text(encoding="utf-8") if template_file.is_file() else _template(config.get("chat_template"))
+        self.chat_template = (
+            template_file.read_text(encoding="utf-8") if template_file.is_file() else _template(config.get("chat_template"))
+        )
         self._compiled = _compile(self.chat_template) if self.chat_template else None
 
-    def apply_chat_template(self, messages: Sequence[dict[str, str]], *, tokenize: bool = False, add_generation_prompt: bool = False) -> str:
+    def apply_chat_template(
+        self, messages: Sequence[dict[str, str]], *, tokenize: bool = False, add_generation_prompt: bool = False
+    ) -> str:
         """The conversation in the model's own layout, as text.
 
         Raises:

@@ -231,6 +231,8 @@ def grouped_experts(ctx: Context, hidden: Tensor, index: Tensor, weights: Tensor
     fused, single = bool(converted & {"gate_proj", "w1"}), bool(converted & {"down_proj", "w2"})
     with t.scope("experts"):
         inner = experts.intermediate_size
+        if ctx.full:  # the model's parameters in their order; PEFT takes the last first
+            expert_parameter(ctx, "mlp.experts.gate_up_proj", hidden.width, 2 * inner, converted=False)
         down, down_held = expert_parameter(ctx, "mlp.experts.down_proj", inner, hidden.width, converted=single)
         gate_up, held = expert_parameter(ctx, "mlp.experts.gate_up_proj", hidden.width, 2 * inner, converted=fused, times=2)
         out = _grouped(ctx, hidden, index, weights, gate_up, down, act)

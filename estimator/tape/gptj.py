@@ -34,10 +34,10 @@ def _attend(ctx: Context, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _partly_rotated(ctx: Context, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Key first; each call repeats sin and cos of every token for neighbouring pairs, and keeps them."""
+    """Key first; each call repeats sin and cos of every position for neighbouring pairs, and keeps them."""
     t = ctx.t
     turned = min(_ROTARY_FEATURES, ctx.spec.head_dim) * ctx.spec.num_attention_heads
-    sincos = t.new("tokens", turned // ctx.spec.num_attention_heads, q.item, "gather")
+    sincos = t.new("seq", turned // ctx.spec.num_attention_heads, q.item, "gather")
     k_rot, k_pass = narrow(t, k, turned), narrow(t, k, k.width - turned)
     q_rot, q_pass = narrow(t, q, turned), narrow(t, q, q.width - turned)
     k_turned = rotate(ctx, k_rot, tables=_tables(ctx, sincos))

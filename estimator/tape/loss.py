@@ -148,11 +148,18 @@ def _tiles(ctx: Context, kernel: LossKernel, hidden: Tensor, *, softcap: bool) -
     return t.new("one", 1, 4, "fused_loss", node)
 
 
+def _valid_first(ctx: Context, predicting: Tensor) -> Tensor:
+    """hidden[order]: tokens that are trained on come first."""
+    t = ctx.t
+    node = t.node("index", (predicting,), (), lambda grad, _: (t.new(grad.rows, grad.width, grad.item, "index_put"),))
+    return t.new(predicting.rows, predicting.width, predicting.item, "index", node)
+
+
 def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tensor:
     t, spec = ctx.t, ctx.spec
     _, leaf = _head(ctx)
     width, item, head_elements = hidden.width, hidden.item, spec.vocab_size * hidden.width
-    predicting = _predicting(ctx, hidden)
+    picked = _valid_first(ctx, _predicting(ctx, hidden))
 
     product = (ctx.autocast or 4) if kernel.fp32_projection else item
     per_logit = kernel.chunk_bytes
@@ -177,7 +184,7 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
         del head, chunk
         return (gradient, head_gradient)
 
-    node = t.node("chunked_loss", (predicting, leaf), (predicting,), apply)
+    node = t.node("chunked_loss", (picked, leaf), (picked,), apply)
     project()
     chunk = t.new("chunk", spec.vocab_size, per_logit, "chunk_logits")
     del chunk

@@ -135,12 +135,16 @@ def _int8_outliers(args: Any, _out: Any) -> Iterable[int]:
     yield args[0].numel()
 
 
-def scratch() -> dict[Any, Any]:
-    """Bytes that bitsandbytes' CUDA kernels take and return inside one operation."""
+def scratch(device: str) -> dict[Any, Any]:
+    """Bytes that bitsandbytes' kernels take and return inside one operation."""
     import bitsandbytes  # noqa: F401 - registers its operators
 
     operators = torch.ops.bitsandbytes
-    table = {operators.int8_scaled_mm.default: _int8_product, operators.int8_vectorwise_quant.default: _int8_outliers}
+    table = (
+        {}
+        if device == "cpu"
+        else {operators.int8_scaled_mm.default: _int8_product, operators.int8_vectorwise_quant.default: _int8_outliers}
+    )
     if hasattr(operators, "gemm_4bit"):
         table[operators.gemm_4bit.default] = _gemm_4bit
     return table

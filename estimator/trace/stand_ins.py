@@ -28,11 +28,9 @@ def handlers(device: str, compute_capability: tuple[int, int] | None) -> dict[An
 
 def scratch(device: str) -> dict[Any, Any]:
     """Bytes that kernels take and return inside one operation, by operation; the CPU's libraries take theirs outside PyTorch."""
-    if device != "cuda":
-        return {}
     from ftadvise.estimator.trace.quantize import scratch as quantized
 
-    return SCRATCH | quantized()
+    return (SCRATCH if device == "cuda" else {}) | quantized(device)
 
 
 def patches(device: str, *, masked: bool, packed: bool) -> ExitStack:

@@ -16,7 +16,11 @@ PLAN_NAME = "ftadvise-plan.yaml"
 @click.command("plan")
 @click.option("--model", "-m", help="Hub id, short name, local folder or GGUF file (default: the embedded SmolLM2-135M-Instruct).")
 @click.option("--gpu", "-g", help='A GPU by name, e.g. "RTX 4090", "2x A100-80GB"; "cpu" for none (default: this machine).')
-@click.option("--data", type=click.Path(path_type=Path), help="Training data, JSONL, JSON or CSV (default: the small demo set).")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Training data, JSONL, JSON or CSV; its lengths choose --seq-len (default: the small demo set).",
+)
 @click.option("--task", type=click.Choice(["research", "prototype", "chat", "multi_tenant", "edge"]), help="What it is for.")
 @click.option("--team", type=click.Choice(["beginner", "experienced"]), help="Who runs it.")
 @click.option("--priority", type=click.Choice(["accuracy", "cost", "speed", "memory"]), help="What matters most.")
@@ -52,13 +56,15 @@ def command(
     from ftadvise import api
     from ftadvise.advisor.plan_types import NoPlanError, PlanRequest
 
+    lengths = api.data_lengths(data, model) if data else None
     request = PlanRequest(
         task=task,
         team=team,
         priority=priority,
         fixed=recipe_fields(options),
         data_path=str(data) if data else None,
-        examples=_examples(data, model),
+        examples=lengths.examples if lengths else _demo_examples() if model is None else None,
+        lengths=lengths,
         max_hours=max_hours,
         budget_usd=budget,
     )
@@ -88,13 +94,10 @@ def command(
     hints.print(text("plan.next", chosen, path=output), style="dim")
 
 
-def _examples(data: Path | None, model: str | None) -> int | None:
-    """How many examples there are: the data file is read, so that a broken one is found now and not at hour nine."""
+def _demo_examples() -> int:
     from ftadvise.runner.data import demo_data_path, load_rows
 
-    if data is None and model is not None:
-        return None
-    return len(load_rows(data.expanduser() if data else demo_data_path()).rows)
+    return len(load_rows(demo_data_path()).rows)
 
 
 def _write(path: Path, plan_file: Any) -> Path | None:

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.rendering.memory_view import memory_view
@@ -13,14 +14,14 @@ from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import count, duration, gib, rate
 
 
-def estimate_view(estimate: Estimate, lang: str) -> RenderableType:
-    """Everything one estimate says."""
+def estimate_view(estimate: Estimate, lang: str, lengths: LengthStats | None = None) -> RenderableType:
+    """Everything one estimate says; `lengths` of the data that it was made for."""
     title = Text(text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware)), style="bold")
-    return Group(title, recipe_line(estimate.recipe, lang), Text(), *figures(estimate, lang))
+    return Group(title, recipe_line(estimate.recipe, lang), Text(), *figures(estimate, lang, lengths))
 
 
-def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
-    """Memory, speed, trained parameters."""
+def figures(estimate: Estimate, lang: str, lengths: LengthStats | None = None) -> list[RenderableType]:
+    """Memory, speed, trained parameters, notes, the data's lengths."""
     device = "cuda" if estimate.hardware.gpus else "cpu"
     percent = 100 * estimate.trainable_parameters / max(1, estimate.model.total_params)
     share = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
@@ -30,6 +31,7 @@ def figures(estimate: Estimate, lang: str) -> list[RenderableType]:
         _headed(text("speed.title", lang), _speed(estimate, lang)),
         _headed(text("trains.title", lang), Text(trained)),
         *(_headed(text("note.title", lang), Text(note, style="not bold")) for note in estimate.memory.notes),
+        *([_headed(text("data.title", lang), _data(lengths, estimate.recipe, lang))] if lengths else []),
     ]
 
 
@@ -66,6 +68,22 @@ def _headed(head: str, body: Text) -> Text:
     line = Text(head, style="bold")
     line.append("  ")
     return line.append_text(body)
+
+
+def _data(lengths: LengthStats, recipe: Recipe, lang: str) -> Text:
+    how = text("data.measured" if lengths.measured else "data.estimated", lang)
+    shortest, longest = f"{lengths.lengths[0]:,}", f"{lengths.longest:,}"
+    words = text(
+        "data.line", lang, examples=f"{lengths.examples:,}", shortest=shortest, longest=longest, mean=f"{lengths.mean:,.0f}", how=how
+    )
+    line = Text(words, style="not bold")
+    semicolon = "；" if lang == "zh" else "; "
+    if recipe.micro_batch > 1 and not recipe.packing:
+        length = f"{lengths.batch_length(recipe):,.0f}"
+        line.append(semicolon + text("data.padded", lang, sequences=recipe.micro_batch, length=length), style="dim")
+    if cut := lengths.truncated(recipe.seq_len):
+        line.append(semicolon + text("data.truncated", lang, count=f"{cut:,}", seq_len=f"{recipe.seq_len:,}"), style="yellow")
+    return line
 
 
 def _speed(estimate: Estimate, lang: str) -> Text:

@@ -18,7 +18,12 @@ def plan_view(plan: Plan, lang: str, *, every_rule: bool = False) -> RenderableT
     """Everything a plan says; rules about settings that simply hold are named in one line unless `every_rule`."""
     estimate = plan.estimate
     title = text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware))
-    blocks: list[RenderableType] = [Text(title, style="bold"), recipe_line(plan.recipe, lang), Text(), *figures(estimate, lang)]
+    blocks: list[RenderableType] = [
+        Text(title, style="bold"),
+        recipe_line(plan.recipe, lang),
+        Text(),
+        *figures(estimate, lang, plan.request.lengths),
+    ]
     if plan.duration:
         line = text("plan.duration", lang, steps=f"{plan.duration.steps:,}", time=duration(3600 * plan.duration.hours))
         gpu = estimate.hardware.gpu
