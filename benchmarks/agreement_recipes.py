@@ -189,7 +189,7 @@ def draw(number: int, seed: int) -> Draw:
 def _stack(rng: random.Random, architecture: str) -> str:
     stack = rng.choice(_STACKS)
     # transformers 4 wrote experts as modules, and quantised Falcon, which the installed one does not; fp32 experts cannot run on meta
-    elsewhere = ("4.48", "kbit") if architecture in FUSED_EXPERTS else ("4.48",) if architecture == "falcon" else ()
+    elsewhere = ("4.48", "kbit") if architecture in FUSED_EXPERTS else ("4.48", "kbit") if architecture == "falcon" else ()
     return "transformers" if any(word in stack for word in elsewhere) else stack
 
 
@@ -199,7 +199,7 @@ def _recipe(rng: random.Random, architecture: str, config: dict[str, Any], devic
     compute = rng.choice(("bf16", "bf16", "fp32", "fp16") if device == "cuda" else ("bf16", "fp32"))
     if architecture in FUSED_EXPERTS:
         compute = "bf16"  # the only dtype that the meta device has grouped products of
-    if method == "prefix" and (architecture in _LATENT or config.get("multi_query") and architecture == "falcon"):
+    if method == "prefix" and (architecture in _LATENT or (config.get("multi_query") and architecture == "falcon")):
         method = "prompt"  # PEFT's prefixes have one width for keys and values, and do not know Falcon's single head
     if device == "cpu" and base.get("quantization") == "int8" and method in ("dora", "adalora"):
         base = {}  # cannot be trained: matrix.py, UNTRAINABLE_ON_CPU
@@ -215,7 +215,7 @@ def _recipe(rng: random.Random, architecture: str, config: dict[str, Any], devic
         micro_batch=micro_batch,
         seq_len=seq_len,
         gradient_accumulation=rng.choice((1, 1, 2)),
-        packing=rng.random() < 0.25,
+        packing=rng.random() < 0.25 and architecture != "opt",  # OPT does not tell packed sequences apart
         gradient_checkpointing=method != "prefix" and rng.random() < 0.5,  # PEFT refuses both together
         attention=_attention(rng, architecture, device, compute),
         optimizer=rng.choice(_ON_CUDA if device == "cuda" else _ON_CPU),

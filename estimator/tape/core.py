@@ -104,14 +104,18 @@ def _no_apply(grad: Tensor, saved: Sequence[Storage]) -> tuple[()]:
 
 
 class Frame:
-    """One checkpointed call: what to recompute, how many tensors it saved, and those that the recomputation brought back."""
+    """One checkpointed call: what to recompute, how many tensors it saved, and those that the recomputation brought back.
 
-    __slots__ = ("count", "output", "recompute", "recomputed", "total")
+    `held`: what else lives until the call's backward pass is through.
+    """
+
+    __slots__ = ("count", "held", "output", "recompute", "recomputed", "total")
 
     def __init__(self, recompute: Callable[[], Any]) -> None:
         self.recompute, self.total, self.count = recompute, 0, 0
         self.recomputed: dict[int, Storage] | None = None
         self.output: Tensor | None = None
+        self.held: list[Tensor] = []
 
 
 class Repeat:
@@ -183,6 +187,11 @@ class Tape:
     def wanted(self) -> Node:
         """A gradient that is wanted and then dropped: an input made to require one."""
         return Leaf(held=True)
+
+    @property
+    def recomputing(self) -> Frame | None:
+        """The checkpointed call that is being recomputed."""
+        return self._recomputing
 
     @property
     def saves(self) -> bool:

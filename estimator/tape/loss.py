@@ -170,11 +170,13 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
         """Head and hidden states become fp32, which autocast takes back; what the product saves of the head."""
         if not kernel.fp32_projection:
             return None
-        wide = [t.new("one", head_elements, 4, "head_fp32"), t.new("chunk", width, 4, "hidden_fp32")]
-        narrow = [to_plain(t, each, product) for each in wide]
+        wide = [t.new("one", head_elements, 4, "head_fp32")] if ctx.head < 4 else []
+        if item < 4:
+            wide.append(t.new("chunk", width, 4, "hidden_fp32"))
+        narrow = [t.new("one", head_elements, product, "to"), t.new("chunk", width, product, "to")] if product < 4 else wide[:]
         logits = t.new("chunk", spec.vocab_size, product, "chunk_logits")
         del wide, logits
-        return narrow[0]
+        return narrow[0] if narrow else None
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
         gradient = t.new("loss_tokens", width, item, "grad_hidden")

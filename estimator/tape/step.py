@@ -180,6 +180,19 @@ def backbone(ctx: Context, decoder: Decoder, *, compress: bool) -> Tensor:
     return hidden
 
 
+def _returned(ctx: Context) -> None:
+    """A layer returned attention weights beside its output. Where the graph saves them all the same, their name makes no difference.
+
+    A reentrant checkpoint makes zeros for the gradient that nobody gives them (torch autograd Function: materialized gradients).
+    """
+    if not ctx.recipe.gradient_checkpointing and ctx.training:
+        return
+    ctx.outputs = ctx.returned
+    if ctx.t.recomputing is not None and not ctx.t.stops_early:
+        ctx.outputs = []
+        ctx.t.recomputing.held += [*ctx.returned, *(ctx.t.new(x.rows, x.width, x.item, "zeros") for x in ctx.returned)]
+
+
 def _layer(ctx: Context, decoder: Decoder, kind: str, index: int, hidden: Tensor) -> Tensor:
     def call(x: Tensor) -> Tensor:
         ctx.layer = index
@@ -187,7 +200,7 @@ def _layer(ctx: Context, decoder: Decoder, kind: str, index: int, hidden: Tensor
         try:
             out = layer(ctx, x)
             if decoder.returns_weights:
-                ctx.outputs = ctx.returned
+                _returned(ctx)
             return out
         finally:
             ctx.returned = []

@@ -121,7 +121,7 @@ def _gemm_4bit(args: Any, _out: Any) -> Iterable[int]:
 
 
 def _int8_product(args: Any, out: Any) -> Iterable[int]:
-    """bitsandbytes backends/default/ops.py, backends/cuda/ops.py: the product in int32, scaled to fp16, and cast where that is not wanted."""
+    """bitsandbytes backends/default/ops.py, backends/cuda/ops.py: the product in int32, scaled to fp16 and cast to what is wanted."""
     rows, weight = args[0], args[1]
     elements = (rows.numel() // rows.shape[-1]) * weight.shape[0]
     yield 4 * elements

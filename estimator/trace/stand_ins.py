@@ -40,7 +40,7 @@ def patches(device: str, *, masked: bool, packed: bool) -> ExitStack:
         masked: sequences of different length, so that attention gets a mask.
         packed: several sequences in one row, told apart by their positions.
     """
-    from transformers import masking_utils
+    from transformers import PreTrainedModel, masking_utils
 
     stack = ExitStack()
 
@@ -51,6 +51,8 @@ def patches(device: str, *, masked: bool, packed: bool) -> ExitStack:
 
     if hasattr(masking_utils, "fast_all"):
         stack.enter_context(mock.patch.object(masking_utils, "fast_all", lambda *_: not masked))  # noqa: PT008 - as in losses.py
+    # looks for padding tokens among the ids, to warn
+    stack.enter_context(mock.patch.object(PreTrainedModel, "warn_if_padding_and_no_attention_mask", lambda *_: None))  # noqa: PT008
     stack.enter_context(mock.patch.object(masking_utils, "find_packed_sequence_indices", packed_sequences))
     if device == "cuda":
         stack.enter_context(triton_patches())
