@@ -252,9 +252,8 @@ def main() -> int:
             writer = csv.DictWriter(file, list(found[0].row()), lineterminator="\n")
             writer.writeheader()
             writer.writerows(each.row() for each in found)
-    print(
-        f"{len(found)} compared over {len({each.draw.architecture for each in found})} of {len(ARCHITECTURES)}, {len(refused)} could not be traced"
-    )
+    met = len({each.draw.architecture for each in found})
+    print(f"{len(found)} compared over {met} of {len(ARCHITECTURES)} architectures, {len(refused)} could not be traced")
     return 1 if any(abs(each.error()) > 0.02 for each in found) or refused else 0
 
 
