@@ -35,7 +35,7 @@ from ftadvise.profiles.model_spec import ModelSpec
 from ftadvise.profiles.resolve_gpu import resolve_gpus
 
 RESULTS = Path(__file__).parent / "results" / "agreement.csv"
-CI_COUNT, NIGHTLY_COUNT, SEED = 448, 2000, 3
+CI_COUNT, NIGHTLY_COUNT, SEED = 420, 2000, 3
 PHASES = ("forward", "backward", "optimizer_step", "evaluation")
 _RAM = 64 << 30
 _CPU = Cpu("any", 2, 2, supports_bf16=False, supports_amx=False)

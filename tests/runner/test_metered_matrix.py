@@ -23,14 +23,6 @@ finally:
 
 LIMIT = 0.01
 CASES = {case.name: case for case in matrix.ci_cases()}
-KNOWN_GAPS = {
-    "adalora nf4-double": "peft 0.21 makes AdaLoRA's ranknum trainable when it moves it; the trace's adapter is made on meta, unmoved"
-}
-
-
-def _with_known_gaps(names: dict[str, Any]) -> list[Any]:
-    gap = pytest.mark.xfail
-    return [pytest.param(n, marks=gap(strict=True, reason=KNOWN_GAPS[n])) if n in KNOWN_GAPS else n for n in names]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +32,7 @@ def garbage_collection() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.parametrize("name", _with_known_gaps(CASES))
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")
 def test_the_trace_sees_what_really_happens(name: str) -> None:
     case = CASES[name]
