@@ -132,7 +132,7 @@ def context(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> 
         head=hidden,
         autocast=product if stack.autocast and recipe.compute_dtype != "fp32" else 0,
         kernel=setting.kernel,
-        masked=setting.masked or (recipe.method == "prefix" and recipe.attention != "flash_attention_2"),
+        masked=setting.masked or recipe.method == "prefix",
         like_cuda=setting.like_cuda,
         fused=stack.kernels(quantized=quantized),
         expert_modules=stack.expert_modules,

@@ -281,8 +281,10 @@ class Tape:
     def unpack(self, node: Node) -> Sequence[Storage]:
         """The saved storages of a node, recomputed when they were checkpointed."""
         frame = node.frame
-        # a reentrant checkpoint recomputes before anything of it runs backward, others when the first saved tensor is asked for
-        if frame is not None and frame.recomputed is None and (node.saved or not self.stops_early):
+        if frame is None or not node.saved:
+            saved: Sequence[Storage] = node.saved
+            return saved
+        if frame.recomputed is None:
             frame.recomputed = {}
             outer, self._recomputing = self._recomputing, frame
             suspended, self._frame = self._frame, None
@@ -292,10 +294,6 @@ class Tape:
                 pass
             finally:
                 self._recomputing, self._frame = outer, suspended
-        if frame is None or not node.saved:
-            saved: Sequence[Storage] = node.saved
-            return saved
-        assert frame.recomputed is not None  # noqa: S101 - narrows the type
         return [frame.recomputed.pop(index) for index in node.saved]
 
     def backward(self, loss: Tensor, on_leaf: Callable[[Leaf], None] | None = None) -> None:
