@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from ftadvise.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md", ROOT / "docs" / "claims.md")
 _BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+):(?P<what>[ a-z0-9_.]*)-->\n.*?<!-- end -->", re.DOTALL)
 if str(ROOT) not in sys.path:  # benchmarks/ is no part of the installed package
     sys.path.insert(0, str(ROOT))

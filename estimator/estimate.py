@@ -48,7 +48,7 @@ def estimate(
         stack=stack,
         recipe=recipe,
         memory=memory,
-        throughput=estimate_throughput(model, hardware, recipe),
+        throughput=estimate_throughput(model, hardware, recipe, stack, batch=batch),
         trainable_parameters=static.trainable_parameters,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ftadvise.estimator.cost import Cost
 from ftadvise.estimator.loss_kernel import LossKernel
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import Gpu, Hardware
@@ -79,9 +80,11 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class ThroughputEstimate:
-    """Speed of training. `tokens_per_second` counts padded tokens; `low` and `high` bound it.
+    """Speed of training. `tokens_per_second` counts padded tokens of all GPUs; `low` and `high` bound it.
 
-    `seconds_per_step` is one optimizer step (all micro batches of the accumulation).
+    `seconds_per_step` is one optimizer step (all micro batches of the accumulation). `shares`: of its time, by class of work
+    (speed/step_time.py); `stretches`: of a micro batch's time on the device, forward, recomputation, backward. `mfu`: model FLOPs
+    utilisation. `useful_share`: of the tokens, those that are not padding, where the data is known.
     """
 
     tokens_per_second: float
@@ -90,8 +93,16 @@ class ThroughputEstimate:
     high: float
     bound_by: Literal["compute", "memory", "overhead"]
     shares: dict[str, float] = field(default_factory=dict)
+    stretches: dict[str, float] = field(default_factory=dict)
+    mfu: float | None = None
+    useful_share: float | None = None
     basis: Basis = "derived"
     notes: tuple[str, ...] = ()
+
+    @property
+    def useful_tokens_per_second(self) -> float | None:
+        """Tokens that are not padding, where the data is known."""
+        return None if self.useful_share is None else self.tokens_per_second * self.useful_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +198,10 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Memory, time and parameter counts of one recipe on one machine with one stack."""
+    """Memory, time and parameter counts of one recipe on one machine with one stack.
+
+    `cost` is the whole training's, where its length is known, `cost_per_million_tokens` by padded tokens; `cost.with_cost` sets both.
+    """
 
     model: ModelSpec
     hardware: Hardware
@@ -197,6 +211,8 @@ class Estimate:
     throughput: ThroughputEstimate | None
     trainable_parameters: int
     basis: Basis = "derived"
+    cost: Cost | None = None
+    cost_per_million_tokens: Cost | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The stable document `ftadvise.estimate/1` (bytes and seconds; every Recipe field)."""
@@ -204,12 +220,17 @@ class Estimate:
         memory = self.memory
         throughput = None
         if self.throughput is not None:
+            useful = self.throughput.useful_tokens_per_second
             throughput = {
                 "tokens_per_second": round(self.throughput.tokens_per_second, 2),
                 "seconds_per_step": round(self.throughput.seconds_per_step, 5),
                 "low": round(self.throughput.low, 2),
                 "high": round(self.throughput.high, 2),
                 "bound_by": self.throughput.bound_by,
+                "shares": {name: round(share, 4) for name, share in self.throughput.shares.items()},
+                "stretches": {name: round(share, 4) for name, share in self.throughput.stretches.items()},
+                "mfu": None if self.throughput.mfu is None else round(self.throughput.mfu, 4),
+                "useful_tokens_per_second": None if useful is None else round(useful, 2),
                 "basis": self.throughput.basis,
             }
         return {
@@ -241,5 +262,7 @@ class Estimate:
                 "notes": list(memory.notes),
             },
             "throughput": throughput,
+            "cost": self.cost.to_json() if self.cost else None,
+            "cost_per_million_tokens": self.cost_per_million_tokens.to_json() if self.cost_per_million_tokens else None,
             "trainable_parameters": self.trainable_parameters,
         }

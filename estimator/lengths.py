@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ftadvise.estimator.activations import batch_of
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.estimator.throughput import estimate_throughput
@@ -117,5 +118,11 @@ def at_mean_length(estimate: Estimate, lengths: LengthStats | None) -> Estimate:
     """The estimate with the time of an average batch of the data. Memory stays that of the longest batch; without data nothing changes."""
     if lengths is None:
         return estimate
-    recipe = estimate.recipe.replace(seq_len=max(1, math.ceil(lengths.batch_length(estimate.recipe))))
-    return dataclasses.replace(estimate, throughput=estimate_throughput(estimate.model, estimate.hardware, recipe))
+    recipe = estimate.recipe
+    padded = lengths.batch_length(recipe)
+    batch = None if recipe.packing else dataclasses.replace(batch_of(recipe, estimate.stack), seq_len=max(1, math.ceil(padded)))
+    speed = estimate_throughput(estimate.model, estimate.hardware, recipe, estimate.stack, batch=batch)
+    if speed is not None:
+        useful = sum(min(length, recipe.seq_len) for length in lengths.lengths) / lengths.examples
+        speed = dataclasses.replace(speed, useful_share=1.0 if recipe.packing else min(1.0, useful / padded))
+    return dataclasses.replace(estimate, throughput=speed)

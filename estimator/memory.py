@@ -17,16 +17,16 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 
-from ftadvise.estimator.activations import Batch, attention_kernel, batch_of
+from ftadvise.estimator.activations import Batch
 from ftadvise.estimator.device_memory import DeviceMemory, ReserveKind, communicator_bytes, device_memory, matmul_workspace_bytes
 from ftadvise.estimator.estimate_types import Components, MemoryEstimate, Phase, Stack
-from ftadvise.estimator.peft_settings import adapter_rank, virtual_tokens
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.recorded_step import recorded_step
 from ftadvise.estimator.sharding import Share, share
 from ftadvise.estimator.static_memory import StaticMemory, static_memory
-from ftadvise.estimator.tape.build import Setting, StepProfile, step_profile
+from ftadvise.estimator.tape.build import StepProfile
 from ftadvise.estimator.tape.decoders import is_described
-from ftadvise.estimator.tape.profile import Moment, Profile, Vector, quantities
+from ftadvise.estimator.tape.profile import Moment, Profile, Vector
 from ftadvise.profiles.errors import InputError, did_you_mean
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.model_spec import ModelSpec
@@ -165,29 +165,10 @@ def estimate_memory(
 
 def price_memory(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None) -> Priced:
     """The parts of the estimate; arguments as for `estimate_memory`."""
-    device, gpu = "cuda" if hardware.gpu else "cpu", hardware.gpu
-    batch = batch or batch_of(recipe, stack)
-    kernel = attention_kernel(model, recipe, batch, device=device, compute_capability=gpu.compute_capability if gpu else None)
-    windowed = bool(model.sliding_window and batch.seq_len >= model.sliding_window)
-    setting = Setting(kernel, batch.masked, single=batch.sequences == 1, like_cuda=device == "cuda", windowed=windowed)
-    profile = step_profile(model, recipe, stack, setting)
+    step = recorded_step(model, hardware, recipe, stack, batch)
+    profile, values, setting, batch, gpu = step.profile, step.values, step.setting, step.batch, hardware.gpu
     _check_targets(model, recipe, profile)
-    loss = stack.loss_kernel(recipe.loss)
-
-    prompt_tokens, prefix_tokens = virtual_tokens(recipe)
-
-    def values_of(sequences: int) -> Vector:
-        return quantities(
-            sequences=sequences,
-            seq_len=batch.seq_len,
-            rank=adapter_rank(recipe),
-            prompt_tokens=prompt_tokens,
-            prefix_tokens=prefix_tokens,
-            chunk_tokens=lambda tokens: loss.tokens_per_chunk(tokens, model.hidden_size, model.vocab_size, sequences=sequences),
-        )
-
-    values = values_of(batch.sequences)
-    static = static_memory(model, recipe, stack, profile, values, device=device)
+    static = static_memory(model, recipe, stack, profile, values, device="cuda" if gpu else "cpu")
     part = Share(profile, static, static.gradients if recipe.gradient_accumulation > 1 else 0)
     if recipe.sharding != "none":
         part = share(model, hardware, recipe, stack, setting, profile, static, values)
@@ -206,7 +187,7 @@ def price_memory(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: St
     return Priced(
         profile=part.profile,
         values=values,
-        evaluation_values=values_of(stack.eval_micro_batch or batch.sequences),
+        evaluation_values=step.evaluation_values,
         static=static,
         share=part,
         base=base,

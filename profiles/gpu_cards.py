@@ -69,6 +69,7 @@ class GpuCard:
     pcie_gen: int | None = None
     pcie_lanes: int | None = None
     sm_count: int | None = None
+    l2_cache_mib: float | None = None
     boost_clock_mhz: float | None = None
     supports_bf16: bool | None = None
     supports_flash_attention_2: bool | None = None
@@ -90,6 +91,14 @@ class GpuCard:
         return None
 
     @property
+    def pcie_bytes_per_s(self) -> float | None:
+        """One direction of the board's PCIe link, after line coding: 0.985 GB/s a lane in generation 3, doubling with each. PCI-SIG."""
+        if self.pcie_gen is None or self.pcie_lanes is None or self.pcie_gen < 3:
+            return None
+        lane: float = 8e9 * 128 / 130 / 8 * (1 << (self.pcie_gen - 3))
+        return self.pcie_lanes * lane
+
+    @property
     def visible_bytes(self) -> int | None:
         """What CUDA shows of one device in bytes: as reported, else by `gpus/_visible_memory.yaml`; None when neither is known."""
         if self.visible_memory_gib is not None:
@@ -102,7 +111,7 @@ class GpuCard:
         return int(usable - kept)
 
 
-# Card key -> Gpu field, for `unconfirmed`. Keys that Gpu does not carry (sm_count, nvml_names, ...) have no entry.
+# Card key -> Gpu field, for `unconfirmed`. Keys that Gpu does not carry (boost_clock_mhz, nvml_names, ...) have no entry.
 _GPU_FIELDS = {
     "memory_gib": "memory_bytes",
     "compute_capability": "compute_capability",
@@ -115,6 +124,8 @@ _GPU_FIELDS = {
     "supports_bf16": "supports_bf16",
     "supports_flash_attention_2": "supports_flash_attention_2",
     "supports_bitsandbytes": "supports_bitsandbytes",
+    "sm_count": "processors",
+    "l2_cache_mib": "cache_bytes",
     "tdp_w": "tdp_w",
     "nvlink_gb_per_s": "nvlink_bytes_per_s",
     "price_usd_per_gpu_hour": "price_usd_per_hour",
@@ -169,8 +180,11 @@ def card_to_gpu(card: GpuCard, *, memory_bytes: int | None = None) -> Gpu:
         supports_bf16=bool(card.supports_bf16),
         supports_flash_attention_2=card.supports_flash_attention_2,
         supports_bitsandbytes=bool(card.supports_bitsandbytes),
+        processors=None if card.sm_count is None else card.sm_count // card.devices_per_board,
+        cache_bytes=None if card.l2_cache_mib is None else int(card.l2_cache_mib * MIB) // card.devices_per_board,
         tdp_w=share(card.tdp_w, 1),
         nvlink_bytes_per_s=share(card.nvlink_gb_per_s, 1e9),
+        pcie_bytes_per_s=card.pcie_bytes_per_s,
         form=card.form,
         price_usd_per_hour=share(prices.median_all, 1) if prices else None,
         unconfirmed=tuple(field for key, field in _GPU_FIELDS.items() if key in doubtful),

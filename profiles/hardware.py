@@ -22,7 +22,9 @@ class Gpu:
     """One GPU. Rates are dense (no sparsity) with fp32 accumulation, in FLOP per second; None = not known or not supported.
 
     `memory_bytes` is the nominal size or NVML's total; `visible_bytes`, known for most named GPUs, is what CUDA shows of it, without what
-    ECC, firmware and driver keep. `free_bytes` is None for a named GPU; then all that is visible counts as free.
+    ECC, firmware and driver keep. `free_bytes` is None for a named GPU; then all that is visible counts as free. `processors` counts
+    streaming multiprocessors; `cache_bytes` is the last cache before the memory. `nvlink_bytes_per_s` is both directions together and
+    `pcie_bytes_per_s` one, as the data sheets have it.
     """
 
     name: str
@@ -41,8 +43,11 @@ class Gpu:
     supports_bf16: bool = False
     supports_flash_attention_2: bool | None = None
     supports_bitsandbytes: bool = True
+    processors: int | None = None
+    cache_bytes: int | None = None
     tdp_w: float | None = None
     nvlink_bytes_per_s: float | None = None
+    pcie_bytes_per_s: float | None = None
     form: str = "unknown"
     price_usd_per_hour: float | None = None
     index: int | None = None

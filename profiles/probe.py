@@ -129,7 +129,7 @@ def _mig_share(gpu: Gpu, mig: MigInstance, card: GpuCard | None) -> Gpu:
 
     Compute goes by multiprocessors (instance / card); bandwidth by memory, because each memory slice brings its own channels
     (NVIDIA Multi-Instance GPU User Guide: a slice has about one eighth of memory and bandwidth). Measured instances can differ by the
-    clock they reach, so all of these are marked unconfirmed. Power, NVLink and price are the card's, not the instance's: None.
+    clock they reach, so all of these are marked unconfirmed. Power, NVLink, PCIe and price are the card's, not the instance's: None.
     """
     compute = mig.multiprocessors / card.sm_count if card and card.sm_count and mig.multiprocessors else None
     memory = gpu.memory_bytes / mig.card_total_bytes if mig.card_total_bytes else None
@@ -146,8 +146,10 @@ def _mig_share(gpu: Gpu, mig: MigInstance, card: GpuCard | None) -> Gpu:
         fp16_flops_per_s=share(gpu.fp16_flops_per_s, compute),
         bf16_flops_per_s=share(gpu.bf16_flops_per_s, compute),
         int8_ops_per_s=share(gpu.int8_ops_per_s, compute),
+        processors=mig.multiprocessors,
         tdp_w=None,
         nvlink_bytes_per_s=None,
+        pcie_bytes_per_s=None,
         price_usd_per_hour=None,
         mig=True,
     )

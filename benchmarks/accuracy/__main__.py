@@ -1,6 +1,7 @@
 """Predict every published row and write docs/accuracy.md, docs/accuracy.svg and benchmarks/results/accuracy.csv.
 
 Run: python -m benchmarks.accuracy [--trace] [--only SOURCE] [--print]
+With --throughput the published speeds instead: benchmarks/accuracy/throughput/command.py says what it writes.
 """
 
 from __future__ import annotations
@@ -62,7 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trace", action="store_true", help="also trace every one-GPU row (needs ftadvise[run]; minutes)")
     parser.add_argument("--only", default="", metavar="SOURCE", help="sources whose name contains this")
     parser.add_argument("--print", action="store_true", help="print the page and write no file")
+    parser.add_argument("--throughput", action="store_true", help="predict the published speeds, not the published memory")
+    parser.add_argument("--part", choices=("derive", "report"), help="with --throughput: what constants may be derived from, or the rest")
     options = parser.parse_args(arguments)
+    if options.throughput:
+        from benchmarks.accuracy.throughput.command import run
+
+        return run(options.only, options.part, prints=options.print)
     found = predict_all(options.only)
     traced: list[Scored] = []
     if options.trace:

@@ -83,6 +83,12 @@ def gib(value: str) -> float:
     return float(value) * GIB
 
 
+def peak(row: Row, metric: Metric, *, named: bool = True) -> tuple[Measurement, ...]:
+    """The figure of the row's peak column; none where the table has no such column (the throughput rows)."""
+    value = row.get("peak_mem_gib_norm")
+    return (Measurement(metric, gib(value), named),) if value else ()
+
+
 def version_in(framework: str, package: str) -> str:
     """The version of a package that the `framework` column names, such as "4.48.1".
 

@@ -44,7 +44,7 @@ def analytic(case: Case) -> Prediction:
     Raises:
         InputError: the estimator refuses the recipe.
     """
-    memory = estimate(model_of(case.model), _hardware(case), case.recipe, stack(case)).memory
+    memory = estimate(model_of(case.model), hardware(case), case.recipe, stack(case)).memory
     peaks: dict[Metric, int] = {
         "allocated": memory.peak_allocated_bytes,
         "reserved": memory.peak_reserved_bytes,
@@ -66,5 +66,6 @@ def stack(case: Case) -> Stack:
     return dataclasses.replace(stack_of(case.stack), **flags)  # type: ignore[arg-type]
 
 
-def _hardware(case: Case) -> Hardware:
+def hardware(case: Case) -> Hardware:
+    """The machine of the run: so many of its GPUs."""
     return hardware_of(case.gpu if case.n_gpus == 1 else f"{case.n_gpus}x {case.gpu}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Leaf, Node, Tape, Tensor
-from ftadvise.estimator.tape.linear import Weight
+from ftadvise.estimator.tape.linear import Weight, product_of, turned
 from ftadvise.estimator.tape.lora import base_layer, converts, dropped, pair
 from ftadvise.estimator.tape.ops import Saved, add, scale, to, to_plain
 
@@ -72,12 +72,17 @@ def _matmul(t: Tape, x: Tensor, matrix: Tensor | Weight, out: tuple[str, int], a
     factor = to(t, matrix, item) if isinstance(matrix, Tensor) else None
     shape, rows, width = (inside.rows, inside.width), matrix.rows, matrix.width
     wants_x = inside.node is not None
+    product = product_of(t, Weight("", width, item, rows), inside, out, item)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        if wants_x:
+            t.multiply(turned(product))
+        t.multiply(product._replace(inner_rows=True))
         return (t.new(*shape, item, "mm") if wants_x else None, t.new(rows, width, item, "mm"))
 
     saved = [inside, factor] if wants_x and factor is not None else [inside]
     edge = matrix.leaf if isinstance(matrix, Weight) else factor
+    t.multiply(product)
     return t.new(*out, item, "mm", t.node("matmul", (inside, edge), saved, apply))
 
 

@@ -16,6 +16,7 @@ from ftadvise.estimator.tape.math_attention import math_attention
 from ftadvise.estimator.tape.ops import Saved, add, copy, dropout, pointwise, scale, softmax, to
 from ftadvise.estimator.tape.products import packed, repeated_heads, scores, scores_of, weighted_values
 from ftadvise.estimator.tape.virtual_tokens import with_prefix
+from ftadvise.estimator.tape.work import Product
 
 
 def attention(
@@ -44,7 +45,7 @@ def attention(
         return _eager(ctx, q, keys, values, heads, softcap=softcap, drops=drops and ctx.training)
     if masked and ctx.recipe.attention == "flash_attention_2":
         return _unpadded_attention(ctx, q, keys, values, heads, grouped=heads != kv_heads and not repeated)
-    output = _kernel(ctx, kernel, q, keys, values, heads, grouped=heads != kv_heads and not repeated, masked=masked)
+    output = _kernel(ctx, kernel, q, keys, values, heads, grouped=heads != kv_heads and not repeated, masked=masked, sliding=sliding)
     return copy(ctx.t, output, "clone") if heads_first and kernel == "flash" else output
 
 
@@ -70,13 +71,18 @@ def _kernel_of(ctx: Context, *, sliding: bool, one_width: bool) -> tuple[str, bo
     return ("efficient" if masked or (kernel == "flash" and not one_width) else kernel), masked
 
 
-def _kernel(ctx: Context, kernel: str, q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool, masked: bool) -> Tensor:
+def _kernel(
+    ctx: Context, kernel: str, q: Tensor, k: Tensor, v: Tensor, heads: int, *, grouped: bool, masked: bool, sliding: bool = False
+) -> Tensor:
     t = ctx.t
     out_width = v.width * q.width // k.width if grouped else v.width
     mask = _mask(ctx, k, q.item) if masked and kernel in ("efficient", "cpu") else None
     shapes = [(x.rows, x.width, x.item) for x in (q, k, v)]
+    window = ctx.spec.sliding_window or 0 if sliding and kernel == "flash" else 0
+    product = Product("attention", scores_of(k), q.width, out_width, q.item, times=1 if mask is None else 2, window=window, kernel=kernel)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        t.multiply(product._replace(kind="attention_backward"))
         scratch = []
         if kernel == "flash":
             scratch = [t.new(*shapes[0][:2], 4, "dq_accumulator", label="workspace"), t.new(q_rows, heads, 4, "softmax_d")]
@@ -92,6 +98,7 @@ def _kernel(ctx: Context, kernel: str, q: Tensor, k: Tensor, v: Tensor, heads: i
     biased = mask is not None  # the closure must not keep the mask itself
     q_rows, item, head_k = q.rows, q.item, q.width // heads
     head_v = out_width // heads
+    t.multiply(product)
     out = t.new(q.rows, out_width, q.item, kernel)
     kept = [q, k, v, out, t.new(q.rows, heads, 4, "logsumexp")]
     if mask is not None:

@@ -24,6 +24,7 @@ from ftadvise.estimator.tape.linear import Int4Kernel
 from ftadvise.estimator.tape.methods import adapter_of
 from ftadvise.estimator.tape.profile import Profile, profile_of
 from ftadvise.estimator.tape.step import evaluation_step, layer_times, training_step
+from ftadvise.estimator.tape.work import StepWork, work_of
 from ftadvise.profiles.model_spec import ModelSpec
 
 _CACHE_SIZE = 512
@@ -36,6 +37,7 @@ class StepProfile:
 
     training: Profile
     _record_evaluation: Callable[[], Profile]
+    _count_work: Callable[[], StepWork]
     linears: tuple[LinearLayer, ...]
     """`count` over all layers."""
     trained: tuple[tuple[TrainedParameter, int], ...]
@@ -47,6 +49,20 @@ class StepProfile:
     def evaluation(self) -> Profile:
         """A forward pass without gradients; recorded when it is asked for."""
         return self._record_evaluation()
+
+    @functools.cached_property
+    def work(self) -> StepWork:
+        """Products, traffic and operations of the training step; added up when it is asked for."""
+        return self._count_work()
+
+    @functools.cached_property
+    def trained_widths(self) -> dict[tuple[str, int], int]:
+        """Of all trained parameters: elements per unit of a quantity, by quantity and bytes per element."""
+        widths: dict[tuple[str, int], int] = {}
+        for parameter, count in self.trained:
+            key = (parameter.rows, parameter.item)
+            widths[key] = widths.get(key, 0) + parameter.width * count
+        return widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +138,7 @@ def context(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> 
     parameter = 4 if full and stack.full_dtype == "fp32" else product
     hidden = 4 if upcast == "all" else parameter
     return Context(
-        t=Tape(stops_early=not stack.reentrant_checkpoints, offloads=stack.offloads_checkpoints),
+        t=Tape(reentrant=stack.reentrant_checkpoints, offloads=stack.offloads_checkpoints),
         spec=spec,
         recipe=recipe,
         hidden=hidden,
@@ -132,7 +148,7 @@ def context(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> 
         head=hidden,
         autocast=product if stack.autocast and recipe.compute_dtype != "fp32" else 0,
         kernel=setting.kernel,
-        masked=setting.masked or recipe.method == "prefix",
+        masked=setting.masked or (recipe.method == "prefix" and recipe.attention != "flash_attention_2"),
         like_cuda=setting.like_cuda,
         fused=stack.kernels(quantized=quantized),
         expert_modules=stack.expert_modules,
@@ -171,4 +187,4 @@ def _build(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> S
         evaluation_step(quiet, decoder, kernel)
         return profile_of(quiet.t)
 
-    return StepProfile(profile_of(ctx.t), record_evaluation, linears, trained)
+    return StepProfile(profile_of(ctx.t), record_evaluation, functools.partial(work_of, ctx.t), linears, trained)

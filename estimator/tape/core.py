@@ -15,7 +15,10 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftadvise.estimator.tape.work import Product
 
 Rows = str
 """What a storage's bytes are multiplied by; the names and their values are `sizes.quantities`."""
@@ -157,15 +160,19 @@ class _Scope:
 class Tape:
     """Events of one training step, and what the operations need to know: the grad mode, the scope, open checkpoints.
 
-    `stops_early`: recomputing a checkpoint stops at its last saved tensor (not with reentrant checkpoints). `offloads`: what a checkpoint
-    keeps lives in host memory, and a buffer of its size is taken to recompute.
+    `reentrant`: a checkpoint recomputes the whole of its call before any of its nodes runs (torch/utils/checkpoint.py CheckpointFunction),
+    and those nodes own what they save. `offloads`: what a checkpoint keeps lives in host memory, and a buffer of its size is taken to
+    recompute.
     """
 
-    def __init__(self, *, stops_early: bool = True, offloads: bool = False) -> None:
-        self.stops_early, self.offloads = stops_early, offloads
+    def __init__(self, *, reentrant: bool = False, offloads: bool = False) -> None:
+        self.reentrant, self.offloads = reentrant, offloads
         self.events: list[Event] = []
         self.phases: list[tuple[int, str]] = []
         self.repeats: list[Repeat] = []
+        self.products: list[tuple[int, Product]] = []
+        self.in_place: list[tuple[int, Rows, int]] = []
+        self.recomputations: list[tuple[int, int]] = []
         self.grad_enabled = True
         self.label = "activations"
         self.module = ""
@@ -203,11 +210,15 @@ class Tape:
 
         In a recomputation until that is over: the operation must hold what is returned. A reentrant checkpoint has no graph to keep it.
         """
-        if self._frame is not None and not self.stops_early:
+        if self._frame is not None and self.reentrant:
             return None
         if self._recomputing is None:
             self.kept.append(storage)
         return storage
+
+    def multiply(self, product: Product) -> None:
+        """A matrix product runs here."""
+        self.products.append((len(self.events), product))
 
     def phase(self, name: str) -> None:
         """Events from here on belong to this phase."""
@@ -252,7 +263,7 @@ class Tape:
             assert frame.recomputed is not None  # noqa: S101 - narrows the type
             frame.recomputed[frame.count] = storage
             frame.count += 1
-        if self.stops_early and frame.count >= frame.total:
+        if not self.reentrant and frame.count >= frame.total:
             raise _StopRecomputation
 
     def scope(self, module: str, label: str | None = None) -> _Scope:
@@ -281,19 +292,22 @@ class Tape:
     def unpack(self, node: Node) -> Sequence[Storage]:
         """The saved storages of a node, recomputed when they were checkpointed."""
         frame = node.frame
-        if frame is None or not node.saved:
-            saved: Sequence[Storage] = node.saved
-            return saved
-        if frame.recomputed is None:
+        if frame is not None and frame.recomputed is None and (node.saved or self.reentrant):
             frame.recomputed = {}
             outer, self._recomputing = self._recomputing, frame
             suspended, self._frame = self._frame, None
+            begun = len(self.events)
             try:
                 frame.output = frame.recompute()
             except _StopRecomputation:
                 pass
             finally:
                 self._recomputing, self._frame = outer, suspended
+                self.recomputations.append((begun, len(self.events)))
+        if frame is None or not node.saved:
+            saved: Sequence[Storage] = node.saved
+            return saved
+        assert frame.recomputed is not None  # noqa: S101 - narrows the type
         return [frame.recomputed.pop(index) for index in node.saved]
 
     def backward(self, loss: Tensor, on_leaf: Callable[[Leaf], None] | None = None) -> None:
@@ -340,7 +354,8 @@ class Tape:
         grad, node.grads = node.grads, None
         edges, node.edges = node.edges, ()
         gradients: list[Tensor | None] = list(node.apply(grad, saved)) if grad is not None else [None] * len(edges)
-        del saved  # what was recomputed goes now; what the node itself saved, and its own gradient, after the casts
+        if not self.reentrant:
+            del saved  # what was recomputed goes now; what the node itself saved, and its own gradient, after the casts
         self._cast(gradients, node.items)
         del grad
         node.saved, node.frame, node.apply = (), None, _no_apply
@@ -361,6 +376,8 @@ class Tape:
         # references to the tensor: the slot, `held`, the call; to its storage: the tensor, the call
         if sys.getrefcount(held) > 3 or sys.getrefcount(held.storage) > 2:
             edge.grads = self.new(held.rows, held.width, held.item, "add")
+        else:
+            self.in_place.append((len(self.events), held.rows, held.width * held.item))
 
     def _accumulate(self, leaf: Leaf) -> None:
         gradient, leaf.grads = leaf.grads, None

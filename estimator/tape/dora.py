@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Leaf, Tape, Tensor
-from ftadvise.estimator.tape.linear import Weight, cast_weight, linear
+from ftadvise.estimator.tape.linear import Weight, cast_weight, linear, turned
 from ftadvise.estimator.tape.lora import base_layer, converts, dropped, pair
 from ftadvise.estimator.tape.ops import Saved, add, mul, scale, to, to_plain
+from ftadvise.estimator.tape.work import Product
 
 _MAGNITUDE_BYTES = 4  # the runner and PEFT keep the magnitude in fp32
 
@@ -65,9 +66,11 @@ def _lora_weight(ctx: Context, a: Weight, b: Weight, elements: int, item: int) -
     if made != ctx.adapter:
         identity = t.new("one", a.width * a.width, made, "to")
         cast_weight(t, a, made)
+    t.multiply(Product("adapter", "one", 1, a.width, made, ranked="n", times=a.width))
     low = t.new("rank", a.width, made, "linear")
     if made != ctx.adapter:
         cast_weight(t, b, made)
+    t.multiply(Product("adapter", "one", elements // a.width, 1, made, ranked="k", times=a.width))
     product = to_plain(t, t.new("one", elements, made, "linear"), item)
     return [identity, low, product] if t.saves else [product]
 
@@ -111,8 +114,12 @@ def _product(ctx: Context, x: Tensor, weight: Weight, full: Tensor | None, out_f
     if (full.item if full else weight.item) != item:
         read = t.new("one", elements, item, "to")
 
+    product = Product("matmul", rows, out_features, width, item)
+
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        t.multiply(turned(product))
         return (t.new(rows, width, item, "mm"),)
 
     node = t.node("linear", (inside,), (read,) if read is not None else (), apply)
+    t.multiply(product)
     return t.new(rows, out_features, item, "linear", node)

@@ -31,11 +31,11 @@ def experts_one_by_one(ctx: Context, hidden: Tensor, experts: int, chosen: int, 
     total = t.new(hidden.rows, width, item, "zeros")
     for _ in range(groups):
         part = _part(ctx, hidden, chosen, groups)
-        gate = _product(ctx, names[0], part, width * inner, inner * chosen // groups)
-        up = _product(ctx, names[1], part, width * inner, inner * chosen // groups)
+        gate = _product(ctx, names[0], part, width * inner, inner * chosen // groups, (chosen, groups))
+        up = _product(ctx, names[1], part, width * inner, inner * chosen // groups, (chosen, groups))
         product = mul(t, activation(ctx, gate, act), up)
         del gate, up, part
-        output = _product(ctx, names[2], product, width * inner, width * chosen // groups)
+        output = _product(ctx, names[2], product, width * inner, width * chosen // groups, (chosen, groups))
         del product
         total = _added(ctx, total, output)
     return total
@@ -48,12 +48,11 @@ def _part(ctx: Context, hidden: Tensor, chosen: int, groups: int) -> Tensor:
     return t.new(rows, width * chosen // groups, hidden.item, "index", node)
 
 
-def _product(ctx: Context, name: str, x: Tensor, elements: int, out_width: int) -> Tensor:
+def _product(ctx: Context, name: str, x: Tensor, elements: int, out_width: int, routed: tuple[int, int]) -> Tensor:
     quantization = ctx.recipe.quantization if ctx.is_quantized(name) else "none"
     leaf = ctx.leaf(f"{name}.weight", elements, ctx.parameter) if ctx.full and ctx.training else None
-    return linear(
-        ctx.t, Weight(name, elements, ctx.parameter, quantization=quantization, leaf=leaf), x, (x.rows, out_width), autocast=ctx.autocast
-    )
+    weight = Weight(name, elements, ctx.parameter, quantization=quantization, leaf=leaf, routed=routed)
+    return linear(ctx.t, weight, x, (x.rows, out_width), autocast=ctx.autocast)
 
 
 def _added(ctx: Context, total: Tensor, output: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ from ftadvise.estimator.tape.blocks import activation
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Leaf, Tape, Tensor
 from ftadvise.estimator.tape.expert_modules import experts_one_by_one
+from ftadvise.estimator.tape.linear import turned
 from ftadvise.estimator.tape.ops import Saved, mul, split, to, to_plain
+from ftadvise.estimator.tape.work import Product
 from ftadvise.profiles.model_spec import Experts, ModelSpec
 
 INT64, INT32 = 8, 4
@@ -72,13 +74,24 @@ def gather(t: Tape, x: Tensor, rows: str, width: int, index: Tensor, operation: 
     return t.new(rows, width, x.item, operation, node)
 
 
-def parameter_product(t: Tape, weight: Tensor | Leaf | None, x: Tensor, out_width: int, elements: int, item: int, *, name: str) -> Tensor:
-    """Products with a parameter that autocast does not cast: x is cast to it. `weight`: its leaf, PEFT's copy of it, or None (frozen)."""
+def parameter_product(
+    t: Tape, weight: Tensor | Leaf | None, x: Tensor, out_width: int, elements: int, item: int, *, name: str, chosen: int = 1
+) -> Tensor:
+    """Products with a parameter that autocast does not cast: x is cast to it. `weight`: its leaf, PEFT's copy of it, or None (frozen).
+
+    `chosen`: the experts of a token, whose parts lie side by side in x.
+    """
     inside = to(t, x, item)
     wants_weight, wants_x = weight is not None, inside.node is not None
     rows, width = inside.rows, inside.width
+    groups = max(1, elements * chosen * chosen // (width * out_width))
+    product = Product("matmul", rows, out_width // chosen, width // chosen, item, times=chosen, groups=groups)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        if wants_x:
+            t.multiply(turned(product))
+        if wants_weight:
+            t.multiply(product._replace(inner_rows=True))
         x_gradient = t.new(rows, width, item, name) if wants_x else None
         weight_gradient = t.new("one", elements, item, name) if wants_weight else None
         return (x_gradient, weight_gradient)
@@ -87,6 +100,7 @@ def parameter_product(t: Tape, weight: Tensor | Leaf | None, x: Tensor, out_widt
     if isinstance(weight, Tensor) and wants_x:
         saved.append(weight)
     node = t.node(name, (inside, weight), saved, apply)
+    t.multiply(product)
     return t.new(rows, out_width, item, name, node)
 
 
@@ -166,6 +180,7 @@ def router_logits(ctx: Context, x: Tensor, width: int, *, name: str, fp32: bool,
 def _frozen_product(t: Tape, x: Tensor, width: int, elements: int, item: int) -> Tensor:
     rows, x_width = x.rows, x.width
     copied = t.new("one", elements, item, "to", label="workspace")
+    t.multiply(Product("matmul", rows, width, x_width, item))
     node = t.node("router", (x,), (copied,), lambda grad, _: (t.new(rows, x_width, item, "router"),))
     return t.new(rows, width, item, "router", node)
 
@@ -251,9 +266,9 @@ def _grouped(
     sample_weights = gather(t, weights, rows, chosen, order)
     counts = t.new(rows, chosen, INT32, "histc_input")
     elements = experts.num_experts * width * inner
-    projected = parameter_product(t, gate_up, selected, chosen * 2 * inner, 2 * elements, item, name="grouped_mm")
+    projected = parameter_product(t, gate_up, selected, chosen * 2 * inner, 2 * elements, item, name="grouped_mm", chosen=chosen)
     projected = _gated(ctx, projected, act)
-    projected = parameter_product(t, down, projected, chosen * width, elements, item, name="grouped_mm")
+    projected = parameter_product(t, down, projected, chosen * width, elements, item, name="grouped_mm", chosen=chosen)
     weighted = mul(t, projected, sample_weights)
     restored = t.new(rows, chosen, INT64, "inv_perm")
     weighted = gather(t, weighted, rows, chosen * width, restored)

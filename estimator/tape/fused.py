@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Leaf, Tensor
 from ftadvise.estimator.tape.ops import Saved, with_outputs
+from ftadvise.estimator.tape.work import Product
 
 Projection = tuple[str, int]
 """Name and output features."""
@@ -44,6 +45,7 @@ def lora_projections(ctx: Context, x: Tensor, projections: Sequence[Projection],
         gradients = _adapter_gradients(ctx, projections, width)
         for name, out in projections:
             _dequantise(ctx, name, width, out)
+            _multiply_back(ctx, rows, width, out, item)
         whole = Tensor(kept[0], rows, width, item) if in_place else t.new(rows, width, item, "lora_backward")
         return [whole, *gradients]
 
@@ -67,9 +69,13 @@ def lora_mlp(ctx: Context, x: Tensor, *, gate: str, up: str, down: str, width: i
     def apply(grad: Tensor, kept: Saved) -> Sequence[Tensor | None]:
         of_product = t.new(rows, width, item, "lora_backward")
         _dequantise(ctx, down, width, hidden)
+        _multiply_back(ctx, rows, width, hidden, item)
         gradients = [*_adapter_gradients(ctx, inputs, in_features), *_adapter_gradients(ctx, [(down, hidden)], width)]
         for name, features in inputs:
             _dequantise(ctx, name, in_features, features)
+            _multiply_back(ctx, rows, in_features, features, item)
+        for _ in range(3):  # the product again, and the gradients of gate and up, in place
+            t.in_place.append((len(t.events), rows, width * item))
         del of_product
         return [Tensor(kept[0], rows, in_features, item), *gradients]
 
@@ -99,10 +105,30 @@ def _product(ctx: Context, name: str, x: Tensor, out_features: int) -> Tensor:
     """The frozen product and A's output; a quantised weight is expanded meanwhile."""
     ctx.note(name, x.width, out_features, adapted=True)
     expanded = _expanded(ctx, name, x.width, out_features)
+    for product in _products(x.rows, x.width, out_features, x.item):
+        ctx.t.multiply(product)
     low = ctx.t.new(f"{x.rows}*rank", 1, x.item, "lora_A")
     out = ctx.t.new(x.rows, out_features, x.item, "linear")
     del expanded, low
     return out
+
+
+def _products(rows: str, in_features: int, out_features: int, item: int) -> tuple[Product, Product, Product]:
+    """W x, A x and B (A x), which is added in the same operation."""
+    return (
+        Product("matmul", rows, out_features, in_features, item),
+        Product("adapter", rows, 1, in_features, item, ranked="n"),
+        Product("adapter", rows, out_features, 1, item, ranked="k"),
+    )
+
+
+def _multiply_back(ctx: Context, rows: str, in_features: int, out_features: int, item: int) -> None:
+    """The gradient of x through W, A and B, and those of A and B, for which A x is made again."""
+    base, a, b = _products(rows, in_features, out_features, item)
+    for product in (base._replace(n=in_features, k=out_features), a, a._replace(inner_rows=True), b._replace(inner_rows=True)):
+        ctx.t.multiply(product)
+    ctx.t.multiply(Product("adapter", rows, in_features, 1, item, ranked="k"))
+    ctx.t.multiply(Product("adapter", rows, 1, out_features, item, ranked="n"))
 
 
 def _dequantise(ctx: Context, name: str, in_features: int, out_features: int) -> None:

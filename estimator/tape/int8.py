@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ftadvise.estimator.tape.core import Storage, Tape, Tensor
 from ftadvise.estimator.tape.ops import Saved, to_plain
+from ftadvise.estimator.tape.work import Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ def linear_8bit(t: Tape, elements: int, x: Tensor, out: tuple[str, int], *, auto
     """
     item, rows, width = x.item, x.rows, x.width
     kept = t.keep(x.storage) if x.node is not None and t.grad_enabled else None
+    features = out[1]
 
     def apply(grad: Tensor, _: Saved, _context: Storage | None = kept) -> Sequence[Tensor | None]:
         expanded = t.new("one", elements, item, "dequantize_8bit", label="workspace")
         cast = to_plain(t, grad, item)
+        t.multiply(Product("matmul", rows, width, features, item))
         gradient = t.new(rows, width, item, "matmul")
         del expanded, cast
         return (gradient,)
@@ -45,6 +48,7 @@ def _expanded_product(t: Tape, elements: int, x: Tensor, out: tuple[str, int], a
     expanded = t.new("one", elements, x.item, "dequantize_8bit", label="workspace")
     item = autocast or x.item
     casts = [to_plain(t, x, item), to_plain(t, expanded, item)]
+    t.multiply(Product("matmul", x.rows, out[1], x.width, item))
     made = t.new(*out, item, "linear")
     del expanded, casts
     return made
@@ -53,6 +57,7 @@ def _expanded_product(t: Tape, elements: int, x: Tensor, out: tuple[str, int], a
 def _int8_product(t: Tape, x: Tensor, out: tuple[str, int], kernel: Int8Kernel) -> Tensor:
     """The input is quantised per row, looking for outliers in a copy without signs; the product is int32, then fp16, then x's dtype."""
     quantized = _quantized(t, x, kernel)
+    t.multiply(Product("matmul", x.rows, out[1], x.width, 1))
     product = t.new(*out, 4, "int8_linear_matmul", label="workspace")
     made = t.new(*out, 2, "int8_mm_dequant")
     if x.item != 2 or not kernel.fp16:

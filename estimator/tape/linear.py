@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ftadvise.estimator.tape.core import Leaf, Storage, Tape, Tensor
 from ftadvise.estimator.tape.int8 import Int8Kernel, linear_8bit
 from ftadvise.estimator.tape.ops import Saved, to, to_plain
+from ftadvise.estimator.tape.work import Kind, Product
 
 Shape = tuple[str, int]
 """Rows (a quantity's name) and width."""
@@ -35,6 +36,8 @@ class Weight:
     rows: str = "one"
     quantization: str = "none"
     leaf: Leaf | None = None
+    routed: tuple[int, int] = (1, 1)
+    """(a, b): a of every b tokens come here, whose input is so much narrower."""
     int8: Int8Kernel = field(default_factory=Int8Kernel)
     int4: Int4Kernel = field(default_factory=Int4Kernel)
 
@@ -73,16 +76,39 @@ def linear(t: Tape, weight: Weight, x: Tensor, out: Shape, *, autocast: int = 0,
         edge = copy if weight.leaf is not None else None
     rows, width = x.rows, x.width
     wants_x, wants_weight = x.node is not None, weight.leaf is not None
+    product = product_of(t, weight, x, out, item)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
         weight_gradient = t.new(weight.rows, weight.width, item, "mm") if wants_weight else None
         x_gradient = t.new(rows, width, item, "mm") if wants_x else None
+        if wants_weight:
+            t.multiply(product._replace(inner_rows=True))
+        if wants_x:
+            t.multiply(turned(product))
         bias_gradient = t.new("one", out[1], item, "sum") if bias is not None else None
         return (x_gradient, weight_gradient, bias_gradient)
 
     saved = [each for each, needed in ((x, wants_weight), (copy, wants_x)) if needed]  # no copy: the weight itself is saved
     node = t.node("linear", (x, edge, bias), saved, apply)
+    t.multiply(product)
     return t.new(*out, item, "linear", node)
+
+
+def product_of(t: Tape, weight: Weight, x: Tensor, out: Shape, item: int) -> Product:
+    """x @ W.T: with a weight of `rank` rows, the low side of an adapter is as wide as the rank."""
+    if weight.rows == "one":
+        chosen, groups = weight.routed
+        n = max(1, out[1] * groups // chosen)
+        kind: Kind = "loss" if t.label == "loss" else "matmul"
+        return Product(kind, x.rows, n, max(1, weight.width // n), item, times=chosen, groups=groups, alone=groups > 1)
+    if out[0].endswith("*rank"):
+        return Product("adapter", x.rows, out[1], weight.width // out[1], item, ranked="n")
+    return Product("adapter", out[0], out[1], 1, item, ranked="k")
+
+
+def turned(product: Product) -> Product:
+    """The product that gives the gradient of the input: with the weight the other way round."""
+    return product._replace(n=product.k, k=product.n, ranked={"n": "k", "k": "n"}.get(product.ranked, ""))
 
 
 def _linear_4bit(t: Tape, weight: Weight, x: Tensor, shape: Shape, *, autocast: int) -> Tensor:
@@ -94,16 +120,19 @@ def _linear_4bit(t: Tape, weight: Weight, x: Tensor, shape: Shape, *, autocast: 
     before, item = x.item, autocast or x.item
     inside = to(t, x, item)
     rows, width = inside.rows, inside.width
+    product = product_of(t, weight, inside, shape, item)
     keeps = weight.int4.keeps_input and inside.node is not None and t.grad_enabled
     kept = t.keep(inside.storage) if keeps else None
 
     def apply(grad: Tensor, _: Saved, _context: Storage | None = kept) -> Sequence[Tensor | None]:
         expanded = _expanded(t, weight, item)
+        t.multiply(turned(product))
         out = t.new(rows, width, grad.item, "matmul")
         del expanded
         return (out,)
 
     expanded = _expanded(t, weight, item)
+    t.multiply(product)
     out = t.new(*shape, item, "linear")
     del expanded
     out.node = t.node("linear_4bit", (inside,), (), apply)

@@ -13,6 +13,7 @@ from ftadvise.estimator.tape.context import HEAD, Context
 from ftadvise.estimator.tape.core import Leaf, Tensor
 from ftadvise.estimator.tape.linear import Weight, linear
 from ftadvise.estimator.tape.ops import Saved, copy, pointwise, scale, to, to_plain
+from ftadvise.estimator.tape.work import Product
 
 # Without Triton (CPU) a tile is expanded by plain operations, bytes per element beside it: forward z, e, e*z in fp32 and a mask; backward
 # seven fp32 tensors and a mask (trl/kernels/chunked_logprob.py `_forward_tile`, `_backward_tile`)
@@ -136,16 +137,29 @@ def _tiles(ctx: Context, kernel: LossKernel, hidden: Tensor, *, softcap: bool) -
         if product != 4 and not ctx.like_cuda:  # the CPU has no mixed product: it casts the tile and its part of the head
             taken = [t.new("chunk", columns, 4, "to"), t.new("one", columns * width, 4, "to")]
             del taken
+        _multiply(ctx, product, trained=leaf is not None, passes=2)
         narrowed = to_plain(t, gradient, item)
         narrowed_head = None if head_gradient is None else to_plain(t, head_gradient, ctx.parameter)
         del held, gradient, head_gradient
         return (narrowed, narrowed_head)
 
     node = t.node("fused_loss", (predicting, leaf), (predicting,), apply)
+    _multiply(ctx, product, passes=1)
     held = buffer()
     expand(_CPU_FORWARD)
     del held
     return t.new("one", 1, 4, "fused_loss", node)
+
+
+def _multiply(ctx: Context, item: int, *, passes: int, trained: bool = False) -> None:
+    """The head's products in chunks: the logits; in the second of two `passes` the gradient of the hidden states, and of a trained head."""
+    vocabulary, width = ctx.spec.vocab_size, ctx.spec.hidden_size
+    logits = Product("loss", "loss_tokens", vocabulary, width, item)
+    ctx.t.multiply(logits)
+    if passes > 1:
+        ctx.t.multiply(logits._replace(n=width, k=vocabulary))
+    if trained:
+        ctx.t.multiply(logits._replace(inner_rows=True))
 
 
 def _valid_first(ctx: Context, predicting: Tensor) -> Tensor:
@@ -173,7 +187,7 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
         wide = [t.new("one", head_elements, 4, "head_fp32")] if ctx.head < 4 else []
         if item < 4:
             wide.append(t.new("chunk", width, 4, "hidden_fp32"))
-        narrow = [t.new("one", head_elements, product, "to"), t.new("chunk", width, product, "to")] if product < 4 else wide[:]
+        narrow = [t.new("one", head_elements, product, "head_to"), t.new("chunk", width, product, "to")] if product < 4 else wide[:]
         logits = t.new("chunk", spec.vocab_size, product, "chunk_logits")
         del wide, logits
         return narrow[0] if narrow else None
@@ -182,12 +196,14 @@ def _recomputed_chunks(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
         gradient = t.new("loss_tokens", width, item, "grad_hidden")
         head_gradient = t.new("one", head_elements, ctx.parameter, "grad_weight") if leaf is not None else None
         head = project()
+        _multiply(ctx, product, trained=leaf is not None, passes=2)
         chunk = t.new("chunk", spec.vocab_size, per_logit, "chunk_logits")
         del head, chunk
         return (gradient, head_gradient)
 
     node = t.node("chunked_loss", (picked, leaf), (picked,), apply)
     project()
+    _multiply(ctx, product, passes=1)
     chunk = t.new("chunk", spec.vocab_size, per_logit, "chunk_logits")
     del chunk
     return t.new("one", 1, 4, "chunked_loss", node)
@@ -199,6 +215,7 @@ def _chunks_in_forward(ctx: Context, kernel: LossKernel, hidden: Tensor) -> Tens
     width, item, head_elements = hidden.width, ctx.autocast or hidden.item, spec.vocab_size * hidden.width
     gradient = t.new(hidden.rows, width, item, "grad_hidden")
     head_gradient = t.new("one", head_elements, ctx.parameter, "grad_weight") if leaf is not None else None
+    _multiply(ctx, item, trained=leaf is not None, passes=2 if t.grad_enabled else 1)
     taken = t.new("chunk", spec.vocab_size, kernel.chunk_bytes, "chunk_logits")
     del taken
     kept = [gradient] if head_gradient is None else [gradient, head_gradient]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Tape, Tensor
 from ftadvise.estimator.tape.ops import Saved, copy
+from ftadvise.estimator.tape.work import Product
 
 
 def repeated_heads(ctx: Context, x: Tensor, times: int, *, single: bool = False) -> Tensor:
@@ -33,12 +34,15 @@ def packed(ctx: Context, x: Tensor) -> Tensor:
 def scores(t: Tape, q: Tensor, k: Tensor, heads: int) -> Tensor:
     """q @ k.T. Each factor is saved for the other's gradient."""
     shapes = [(x.rows, x.width, x.item) for x in (q, k)]
+    product = Product("scores", scores_of(k), q.width, q.width // heads, q.item)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        _multiply(t, product, sum(wants))
         return [t.new(*shape, "bmm") if want else None for shape, want in zip(shapes, wants, strict=True)]
 
     wants = q.node is not None, k.node is not None
     node = t.node("bmm", (q, k), [x for x, other in zip((q, k), reversed(wants), strict=True) if other], apply)
+    t.multiply(product)
     return t.new(scores_of(k), heads, q.item, "bmm", node)
 
 
@@ -46,9 +50,18 @@ def weighted_values(t: Tape, probabilities: Tensor, v: Tensor, heads: int) -> Te
     """probabilities @ v. Each factor is saved for the other's gradient."""
     rows, width, item, scores, queries = v.rows, v.width, v.item, scores_of(v), "tokens" if v.rows == "key_tokens" else v.rows
 
+    product = Product("scores", scores, width, width // heads, item)
+
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
+        _multiply(t, product, sum(wants))
         return (t.new(scores, heads, item, "bmm") if wants[0] else None, t.new(rows, width, item, "bmm") if wants[1] else None)
 
     wants = probabilities.node is not None, v.node is not None
     node = t.node("bmm", (probabilities, v), [x for x, other in zip((probabilities, v), reversed(wants), strict=True) if other], apply)
+    t.multiply(product)
     return t.new(queries, width, item, "bmm", node)
+
+
+def _multiply(t: Tape, product: Product, times: int) -> None:
+    for _ in range(times):
+        t.multiply(product)

@@ -188,7 +188,7 @@ def _returned(ctx: Context) -> None:
     if not ctx.recipe.gradient_checkpointing and ctx.training:
         return
     ctx.outputs = ctx.returned
-    if ctx.t.recomputing is not None and not ctx.t.stops_early:
+    if ctx.t.recomputing is not None and ctx.t.reentrant:
         ctx.outputs = []
         ctx.t.recomputing.held += [*ctx.returned, *(ctx.t.new(x.rows, x.width, x.item, "zeros") for x in ctx.returned)]
 

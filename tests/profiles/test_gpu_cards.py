@@ -79,6 +79,21 @@ def test_units_of_a_gpu() -> None:
     assert card_to_gpu(_card("A100 SXM4 80GB")).nvlink_bytes_per_s == 600e9
 
 
+def test_processors_and_the_pcie_link_come_from_the_card() -> None:
+    gpu = card_to_gpu(_card("A100 SXM4 80GB"))
+    assert gpu.processors == 108
+    assert gpu.pcie_bytes_per_s == pytest.approx(31.5e9, rel=1e-3)  # 16 lanes of generation 4
+    assert card_to_gpu(_card("RTX 4060")).pcie_bytes_per_s == pytest.approx(15.75e9, rel=1e-3)  # 8 lanes
+    assert card_to_gpu(_card("H100 SXM5 80GB")).pcie_bytes_per_s == pytest.approx(63e9, rel=1e-3)  # generation 5
+    assert "processors" in card_to_gpu(replace(_card("A100 SXM4 80GB"), unconfirmed=("sm_count",))).unconfirmed
+    for card in all_gpu_cards():
+        if card.sm_count is None or card.memory_bytes is None:
+            continue
+        processors = card_to_gpu(card).processors
+        assert processors is not None
+        assert processors * card.devices_per_board == card.sm_count
+
+
 def test_the_price_is_the_median_over_all_points_and_marked_when_it_rests_on_one() -> None:
     t4, single = _card("T4"), _card("RTX 3060 12GB")
     assert t4.price_usd_per_gpu_hour is not None

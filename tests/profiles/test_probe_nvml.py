@@ -105,6 +105,7 @@ def test_mig_instances_are_gpus_of_their_own_size(library_folder: Path) -> None:
     assert (three["name"], one["name"]) == ("A100 SXM4 40GB MIG 3g.20gb", "A100 SXM4 40GB MIG 1g.5gb")
     assert (three["memory_bytes"], three["free_bytes"], three["uuid"]) == (19968 * MIB, 18968 * MIB, "MIG-three")
     assert one["bf16_flops_per_s"] == pytest.approx(312e12 * 14 / 108)  # 14 of the A100's 108 multiprocessors
+    assert (one["processors"], whole["processors"], one["pcie_bytes_per_s"]) == (14, 108, None)
     assert one["bandwidth_bytes_per_s"] == pytest.approx(1555e9 * 4864 / 40960)
     assert one["price_usd_per_hour"] is None
     assert "bf16_flops_per_s" in one["unconfirmed"]

@@ -15,11 +15,16 @@ Settings, from scripts/benchmarks of foundation-model-stack/fms-acceleration (be
 - Two readings of each run: the Trainer's peak of torch-allocated bytes, and nvidia-smi's (sampled once a second, what the idle card showed
   subtracted; it may miss a short peak, and it holds whatever the allocator has cached).
 - Several GPUs: FSDP full shard, one process per GPU, figures per GPU.
+- Speed: the Trainer's `train_tokens_per_second`, of one GPU and with padding. GPTQ rows are priced as NF4 in fp16, as *approximated*.
+- `l40_40gb`: May 2024, no versions; everything in float16, LoRA without dropout (scenarios.yaml of that commit).
 """
 
 from __future__ import annotations
 
-from benchmarks.accuracy.case import MIB, Case, Excluded, Measurement, Row, flag, gib, version_in
+import dataclasses
+
+from benchmarks.accuracy.case import MIB, Case, Excluded, Measurement, Row, flag, peak, version_in
+from benchmarks.accuracy.throughput.run import Run, run_of
 from ftadvise.estimator.recipe import Recipe
 
 SOURCE = "fms-acceleration"
@@ -35,6 +40,14 @@ _STACKS = {
     "accelerated-peft-bnb-foak-liger": "transformers-4-foak-liger",
 }
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+_GPTQ_BASES = {
+    "TheBloke/Mistral-7B-v0.1-GPTQ": "mistralai/Mistral-7B-v0.1",
+    "TheBloke/Mixtral-8x7B-Instruct-v0.1-GPTQ": "mistralai/Mixtral-8x7B-Instruct-v0.1",
+    "TheBloke/Nous-Hermes-Llama2-70B-GPTQ": "meta-llama/Llama-2-70b-hf",
+}
+_GPTQ = "GPTQ base (int4, fp16, AutoGPTQ kernels), priced as NF4"
+_NO_VERSIONS = "the versions of the training code, taken from the date (May 2024)"
+_SPEED_LENGTHS = "the lengths: rows are not packed, only the mean padded length (tokens per sample) is published"
 _OPEN_LENGTH = "the longest batch: rows are not packed, and only a limit (4,096) and the mean length of a padded row are published"
 
 
@@ -57,7 +70,7 @@ def case(row: Row) -> Case | Excluded:
         adapter_dtype="fp32",
         rank=16,
         alpha=16,
-        dropout=0.1,
+        dropout=float(row["lora_dropout"] or 0.1),
         target_modules=_TARGETS,
         micro_batch=int(row["micro_batch_size"]),
         gradient_accumulation=int(row["grad_accum"]),
@@ -77,16 +90,53 @@ def case(row: Row) -> Case | Excluded:
         recipe=recipe,
         stack=_stack(row),
         stack_flags=flags,
-        measured=(
-            Measurement("allocated", gib(row["peak_mem_gib_norm"])),
-            Measurement("device_used", float(row["peak_mem_nvidia_mib"]) * MIB),
-        ),
+        measured=_readings(row),
         unknown=() if packed else (_OPEN_LENGTH,),
         n_gpus=n_gpus,
     )
+
+
+def _readings(row: Row) -> tuple[Measurement, ...]:
+    allocated = peak(row, "allocated")
+    return (*allocated, Measurement("device_used", float(row["peak_mem_nvidia_mib"]) * MIB)) if allocated else ()
 
 
 def _stack(row: Row) -> str:
     name = _STACKS[row["acceleration"].removesuffix("-multipack").removesuffix("-padding-free")]
     package = "trl" if name == "trl" else "transformers"
     return f"{name}=={version_in(row['framework'], package)}"
+
+
+def speed(row: Row) -> Run | Excluded:
+    """The speed of one row, on one GPU or several."""
+    if row["acceleration"].startswith("moe-"):
+        return Excluded(row["id"], SOURCE, "ScatterMoE kernels and expert parallelism: not in the stack vocabulary")
+    if row["model"].startswith("ibm-"):
+        return Excluded(row["id"], SOURCE, f"{row['model']}: no model card")
+    gptq = row["base_dtype"].startswith("int4")
+    read = {**row}
+    if gptq:
+        read |= {"base_dtype": "nf4", "double_quant": "False", "model": _GPTQ_BASES[row["model"]]}
+        read["acceleration"] = row["acceleration"].replace("autogptq", "bnb")
+    unknown = [] if row["seq_len_kind"] == "packed" else [_SPEED_LENGTHS]
+    if "torch " not in row["framework"]:
+        read["framework"] = "transformers 4.40.2, trl 0.8.6"
+        unknown.append(_NO_VERSIONS)
+    if not row["compute_dtype"]:
+        read["compute_dtype"] = "float16"
+    found = case(read)
+    if isinstance(found, Excluded):
+        return found
+    if row["gpu"].startswith("L40"):
+        found = dataclasses.replace(found, gpu="L40")
+        unknown.append("the GPU: an L40 of 48 GB, in a file that says 40 GB")
+    recipe = found.recipe
+    tokens = recipe.micro_batch * recipe.gradient_accumulation * recipe.seq_len
+    alike = ",".join((row["source"].partition("@")[2].partition(" row")[0], _kernels(row["acceleration"]), row["compute_dtype"]))
+    return run_of(found, row, tokens_per_step=tokens, unknown=unknown, approximated=_GPTQ if gptq else "", alike=alike)
+
+
+def _kernels(acceleration: str) -> str:
+    """Which fused kernels and which packing a label stands for; how a 4-bit base is prepared is no part of it."""
+    words = acceleration.split("-")
+    return "-".join(word for word in ("foak", "liger", "padding", "multipack") if word in words)

@@ -11,15 +11,24 @@ Settings, from Lightning-AI/litgpt (finetune/lora.py of 2023 for the resource ta
   tokenizer, 1,034 with StableLM's), and there is no step before it whose loss could still be held. Configuration hub: rows are cut at
   512 and padded to the longest of the batch.
 - Metric: `max_memory_allocated / 1e9`, in decimal GB, converted.
+- Speed: "Time 1k iterations", micro batches padded to the longest of their samples, a loss read after each. Two GPUs and more: FSDP by
+  block with checkpoints.
 """
 
 from __future__ import annotations
 
-from benchmarks.accuracy.case import Case, Excluded, Measurement, Row, flag, gib
+import dataclasses
+import statistics
+
+from benchmarks.accuracy.case import Case, Excluded, Row, flag, peak
+from benchmarks.accuracy.throughput.lengths import batch_lengths
+from benchmarks.accuracy.throughput.run import Run, published
 from ftadvise.estimator.recipe import Recipe
 
 SOURCE = "litgpt"
 _TABLES, _HUB = "0.1", "0.4"  # lit-gpt before its first release; config_hub names Phi-3
+_LENGTHS = "the lengths of the 1,000 micro batches: priced at an assumed distribution of Alpaca (throughput/lengths.yaml)"
+_VALIDATION = "whether the time holds the first validation (100 passes, 100 generated tokens), which is 5 % of it"
 _LLAMA: dict[str, tuple[str, ...]] = {
     "q": ("q_proj",),
     "query": ("q_proj",),
@@ -73,7 +82,7 @@ def case(row: Row) -> Case | Excluded:
         gpu="A100 SXM4 40GB" if row["gpu"].startswith("A100") else "A10G",
         recipe=recipe,
         stack=f"litgpt=={_HUB if row['id'].startswith('litgpt-hub') else _TABLES}",
-        measured=(Measurement("allocated", gib(row["peak_mem_gib_norm"])),),
+        measured=peak(row, "allocated"),
         unknown=tuple(unknown),
         stack_flags={} if unknown else {"keeps_last_step": False},
     )
@@ -82,3 +91,26 @@ def case(row: Row) -> Case | Excluded:
 def _targets(row: Row) -> tuple[str, ...]:
     words = [word.strip(' "[]') for word in row["target_modules"].split(",")]
     return tuple(dict.fromkeys(name for word in words for name in _TARGETS[row["model"]][word]))
+
+
+def speed(row: Row) -> Run | Excluded:
+    """The speed of one row: seconds of a micro batch, mean over 1,000 of them, padded to the longest sample of each."""
+    if not row["throughput"]:
+        return Excluded(
+            row["id"], SOURCE, "only the run time of whole runs, validation and saving included, is published (their pairs count)"
+        )
+    found = case(row)
+    if isinstance(found, Excluded):
+        return found
+    n_gpus = int(row["n_gpus"])
+    if n_gpus > 1:
+        recipe = found.recipe.replace(sharding="fsdp", gradient_checkpointing=flag(row["gradient_checkpointing"]))
+        found = dataclasses.replace(found, n_gpus=n_gpus, recipe=recipe)
+    tokenizer = "neox" if row["seq_len"] == "1034" else "llama"
+    lengths = batch_lengths("alpaca", found.recipe.micro_batch, tokenizer)
+    value, unit = published(row)
+    found = dataclasses.replace(
+        found, recipe=found.recipe.replace(seq_len=round(statistics.fmean(lengths))), unknown=(_LENGTHS, _VALIDATION)
+    )
+    seconds = value * found.recipe.gradient_accumulation
+    return Run(found, seconds, f"{value:g} {unit.partition(',')[0]}", lengths=lengths, alike=row["framework"])

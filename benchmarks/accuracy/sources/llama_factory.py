@@ -9,12 +9,14 @@ leave no room for offloading, so checkpoints are priced on the GPU. That choice 
 
 from __future__ import annotations
 
-from benchmarks.accuracy.case import Case, Excluded, Measurement, Row, gib
+from benchmarks.accuracy.case import Case, Excluded, Row, peak
+from benchmarks.accuracy.throughput.run import Run, run_of
 from ftadvise.estimator.recipe import Recipe
 
 SOURCE = "LLaMA-Factory wiki"
 _OPEN = ("the metric: 'VRAM' in whole GB", "checkpointing: on by default, not stated")
 _OFFLOAD = "whether Unsloth offloaded checkpoints: priced without, as the growth with length suggests"
+_COUNTED = "what TGS counts: padded tokens of the batch are assumed"
 _LIMIT = "the longest batch: 1,024 tokens is a limit"
 
 
@@ -52,6 +54,17 @@ def case(row: Row) -> Case | Excluded:
         recipe=recipe,
         stack="unsloth==2024.4" if "Unsloth" in row["id"] else "llama-factory==0.6.2",
         stack_flags={"offloads_checkpoints": False},
-        measured=(Measurement("device_used", gib(row["peak_mem_gib_norm"]), named=False),),
+        measured=peak(row, "device_used", named=False),
         unknown=tuple(unknown),
     )
+
+
+def speed(row: Row) -> Run | Excluded:
+    """The speed of one row: tokens per GPU and second ("TGS")."""
+    found = case(row)
+    if isinstance(found, Excluded):
+        return found
+    unknown = [*(each for each in found.unknown if each != _OPEN[0]), _COUNTED]
+    recipe = found.recipe
+    tokens = recipe.micro_batch * recipe.gradient_accumulation * recipe.seq_len
+    return run_of(found, row, tokens_per_step=tokens, unknown=unknown, alike=row["id"].split("-")[2] + found.stack)

@@ -10,18 +10,25 @@ Settings, from method_comparison/MetaMathQA of huggingface/peft (run.py, utils.p
   runs, a loss over Wikipedia texts (batch 4, at most 768 tokens).
 - Texts of more than 1,300 characters are dropped, a limit chosen so that none has more than 768 tokens (data.py), and rows are cut
   there. The longest batch that came up is not published; LoRA, IA3 and full fine-tuning agree with one of about 768 tokens.
+- Speed: unpadded tokens over the time of the training steps, from the padding of a batch to the reading of its loss; validation, and the
+  emptying of the cache, are not in it. Batches are made of 80 samples sorted by length.
 - Until 2025-11-13 the cache was emptied after every step, later every 10 steps.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import statistics
 
-from benchmarks.accuracy.case import Case, Excluded, Measurement, Row, flag, gib, version_in
+from benchmarks.accuracy.case import Case, Excluded, Row, flag, peak, version_in
+from benchmarks.accuracy.throughput.lengths import batch_lengths
+from benchmarks.accuracy.throughput.run import Run, published
 from ftadvise.estimator.recipe import Recipe
 
 SOURCE = "PEFT method comparison"
 _METHODS = {"lora": "lora", "dora": "dora", "ia3": "ia3", "full": "full"}
+_BATCH_LENGTHS = "the lengths of the batches: limit and total are published, the distribution is assumed (throughput/lengths.yaml)"
 _OPEN_LENGTH = "the longest batch: 768 tokens is a limit, the lengths that came up are not published"
 
 
@@ -58,6 +65,19 @@ def case(row: Row) -> Case | Excluded:
         recipe=recipe,
         stack=f"transformers=={version_in(row['framework'], 'transformers')}",
         stack_flags={"autocast": False, "keeps_logits": True},
-        measured=(Measurement("reserved", gib(row["peak_mem_gib_norm"])),),
+        measured=peak(row, "reserved"),
         unknown=(_OPEN_LENGTH,),
     )
+
+
+def speed(row: Row) -> Run | Excluded:
+    """The speed of one row."""
+    if not row["s_per_step"]:
+        return Excluded(row["id"], SOURCE, "GPU, rank and targets are not stated (documentation of VeLoRA)")
+    found = case(row)
+    if isinstance(found, Excluded):
+        return found
+    lengths = batch_lengths("metamathqa", found.recipe.micro_batch, "llama3")
+    found = dataclasses.replace(found, recipe=found.recipe.replace(seq_len=round(statistics.fmean(lengths))), unknown=(_BATCH_LENGTHS,))
+    value, unit = published(row)
+    return Run(found, float(row["s_per_step"]), f"{value:g} {unit}", lengths=lengths, alike=row["framework"].partition("(")[0])

@@ -12,7 +12,7 @@ Settings, from modelscope/ms-swift (docs/source_en/LLM/Benchmark.md, scripts/ben
 
 from __future__ import annotations
 
-from benchmarks.accuracy.case import Case, Excluded, Measurement, Row, flag, gib
+from benchmarks.accuracy.case import Case, Excluded, Row, flag, peak
 from ftadvise.estimator.recipe import Recipe
 
 SOURCE = "ms-swift"
@@ -66,6 +66,6 @@ def case(row: Row) -> Case | Excluded:
         gpu="A100 SXM4 80GB",
         recipe=recipe,
         stack="ms-swift==2.0" if tuner else "ms-swift==1.5",
-        measured=(Measurement("reserved", gib(row["peak_mem_gib_norm"])),),
+        measured=peak(row, "reserved"),
         unknown=(_LENGTH, _DEVICES) if tuner else (_LENGTH,),
     )
