@@ -43,7 +43,8 @@ def speed_correction(calibration: Calibration, hardware: Hardware, model: ModelS
     sharding, both full fine-tuning or both not, and predicted by this version from the same rates. Where there are such runs of the same
     model they alone count, else those of all models. Of the newest nine the ratio is the geometric median of measured / predicted (one
     run on a busy machine does not move it), and the interval 1.645 standard deviations of its logarithm, at least a factor of 1.15 for
-    the same model and of 1.25 for others.
+    the same model and of 1.25 for others. n runs of other models count n / (n + 1): the prediction itself, whose error is about as large
+    as what such runs differ by, counts as one more that was right.
     """
     return correction_of_kind(calibration, hardware, model.id, stack.name, kind_of(recipe))
 
@@ -77,7 +78,7 @@ def _correction(runs: list[RunRecord], *, same_model: bool) -> Correction | None
     if not runs:
         return None
     logs = [math.log(run.measured_tokens_per_second / run.predicted_tokens_per_second) for run in runs[-_NEWEST:]]
-    middle = statistics.median(logs)
+    middle = statistics.median(logs) * (1.0 if same_model else len(logs) / (len(logs) + 1))
     spread = _NORMAL_90 * statistics.stdev(logs) if len(logs) > 1 else 0.0
     spread = max(spread, math.log(_LEAST_SPREAD["model" if same_model else "others"]))
     return Correction(math.exp(middle), math.exp(middle - spread), math.exp(middle + spread), len(logs), same_model)

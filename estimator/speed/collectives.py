@@ -7,7 +7,8 @@ A ring over N devices sends, for a tensor of B bytes, B (N-1)/N to gather or sca
     zero2        gradients are scattered, in each backward pass; updated parameters are gathered
     zero3, fsdp  parameters are gathered for each forward and each backward pass, gradients scattered in each backward pass
 
-Communication runs beside computation; what is longer counts, and the first gathering, which nothing can hide.
+Communication runs beside computation as far as it can (`Rates.overlap`): the first gathering of a pass has nothing to run beside, and
+copies into and out of flat buffers, and the kernels of the collectives, take bandwidth and processors from the products.
 Source: torch distributed (DDP, FSDP) and DeepSpeed's documentation of ZeRO; nccl-tests doc/PERFORMANCE.md.
 """
 
@@ -48,9 +49,10 @@ def unit_operations(recipe: Recipe, gpus: int, *, layers: int, tensors: int) -> 
     return _UNIT_OPERATIONS * (layers + 1 + adapters)
 
 
-def exposed_seconds(sent: int, rates: Rates, hidden_s: float, layers: int) -> float:
-    """Seconds that communication adds to `hidden_s` seconds of computation that it can run beside."""
+def exposed_seconds(sent: int, rates: Rates, hidden_s: float) -> float:
+    """Seconds that communication adds to `hidden_s` seconds of computation: what of it cannot run beside that, or does not fit."""
     if not sent or not rates.link_bytes_per_s:
         return 0.0
     seconds = sent / rates.link_bytes_per_s
-    return max(0.0, seconds - hidden_s) + min(seconds, hidden_s) / max(1, layers)
+    beside = seconds * rates.overlap
+    return seconds - beside + max(0.0, beside - hidden_s)

@@ -110,6 +110,7 @@ def _gpu_rates(gpu: Gpu, *, devices: int) -> Rates | None:
         cache_bytes=gpu.cache_bytes or 0,
         cache_bytes_per_s=bandwidth * efficiency.blocks["bandwidth"]["cache"],
         link_bytes_per_s=_link_rate(gpu, devices, efficiency.blocks["link"]),
+        overlap=efficiency.blocks["link"]["overlap"],
         interval=efficiency.interval,
         sources=(*gpu.sources, *efficiency.sources),
     )

@@ -29,6 +29,7 @@ class Rates:
         cache_bytes: the last cache before the memory; 0: not known.
         cache_bytes_per_s: reached by kernels that read what is still in it.
         link_bytes_per_s: what each device sends in a collective, one direction; None on one device.
+        overlap: of communication, the share that runs beside computation where there is enough of it.
         interval: (low, high): measured speed lies between these multiples of the estimate in 90 of 100 cases.
         basis: "derived" from the data sheet, or "calibrated" on this device.
         sources: where the figures are from.
@@ -46,6 +47,7 @@ class Rates:
     cache_bytes: int = 0
     cache_bytes_per_s: float | None = None
     link_bytes_per_s: float | None = None
+    overlap: float = 0.5
     interval: tuple[float, float] = (0.6, 1.5)
     basis: Basis = "derived"
     sources: tuple[str, ...] = ()

@@ -146,7 +146,7 @@ def _whole(
     shares["launch"] += max(0.0, host - optimizer) if on_gpu else host
     gradients = sum(item * elements for item, elements in whole.items())
     sent = sent_bytes(recipe, gpus, parameters=parameters, gradients=gradients)
-    shares["communication"] = exposed_seconds(sent, rates, passes * (device + waiting), layers)
+    shares["communication"] = exposed_seconds(sent, rates, passes * (device + waiting))
     return StepTime(
         seconds=sum(shares.values()),
         shares=shares,

@@ -170,12 +170,11 @@ class Tape:
         self.events: list[Event] = []
         self.phases: list[tuple[int, str]] = []
         self.repeats: list[Repeat] = []
-        self.products: list[tuple[int, Product]] = []
-        self.in_place: list[tuple[int, Rows, int]] = []
+        self.products, self.in_place = list[tuple[int, "Product"]](), list[tuple[int, Rows, int]]()
         self.recomputations: list[tuple[int, int]] = []
         self.grad_enabled = True
-        self.label = "activations"
-        self.module = ""
+        self.label, self.module = "activations", ""
+        self.copies: dict[str, int] = {}  # modules, each standing for so many equal ones
         self.autocast_cache: dict[int, Tensor] = {}
         self.kept: list[Storage] = []
         self._order = 0
@@ -294,9 +293,8 @@ class Tape:
         frame = node.frame
         if frame is not None and frame.recomputed is None and (node.saved or self.reentrant):
             frame.recomputed = {}
-            outer, self._recomputing = self._recomputing, frame
-            suspended, self._frame = self._frame, None
-            begun = len(self.events)
+            outer, suspended, begun = self._recomputing, self._frame, len(self.events)
+            self._recomputing, self._frame = frame, None
             try:
                 frame.output = frame.recompute()
             except _StopRecomputation:
@@ -304,11 +302,10 @@ class Tape:
             finally:
                 self._recomputing, self._frame = outer, suspended
                 self.recomputations.append((begun, len(self.events)))
-        if frame is None or not node.saved:
-            saved: Sequence[Storage] = node.saved
+        saved: Sequence[Any] = node.saved
+        if frame is None or frame.recomputed is None or not saved:
             return saved
-        assert frame.recomputed is not None  # noqa: S101 - narrows the type
-        return [frame.recomputed.pop(index) for index in node.saved]
+        return [frame.recomputed.pop(index) for index in saved]
 
     def backward(self, loss: Tensor, on_leaf: Callable[[Leaf], None] | None = None) -> None:
         """Run the backward pass from `loss`, whose tensor the caller may still hold."""

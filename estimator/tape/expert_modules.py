@@ -16,7 +16,7 @@ from ftadvise.estimator.tape.linear import Weight, linear
 from ftadvise.estimator.tape.ops import Saved, mul
 
 _WRITTEN_OUT = 8
-"""More experts than this are walked in groups of equal ones: what they save is the same."""
+"""More experts than this are walked in groups of equal ones: what they save is the same. Work is counted for each of them."""
 _NAMES = {"mixtral": ("w1", "w3", "w2")}
 
 
@@ -28,16 +28,19 @@ def experts_one_by_one(ctx: Context, hidden: Tensor, experts: int, chosen: int, 
         ctx.note(name, inputs, outputs, adapted=False, count=experts)
         _count_adapter(ctx, name, inputs, outputs, experts)
     groups = min(experts, _WRITTEN_OUT)
+    routed = chosen, groups, experts
     total = t.new(hidden.rows, width, item, "zeros")
-    for _ in range(groups):
-        part = _part(ctx, hidden, chosen, groups)
-        gate = _product(ctx, names[0], part, width * inner, inner * chosen // groups, (chosen, groups))
-        up = _product(ctx, names[1], part, width * inner, inner * chosen // groups, (chosen, groups))
-        product = mul(t, activation(ctx, gate, act), up)
-        del gate, up, part
-        output = _product(ctx, names[2], product, width * inner, width * chosen // groups, (chosen, groups))
-        del product
-        total = _added(ctx, total, output)
+    with t.scope("experts"):
+        t.copies[t.module] = experts // groups
+        for _ in range(groups):
+            part = _part(ctx, hidden, chosen, groups)
+            gate = _product(ctx, names[0], part, width * inner, inner * chosen // groups, routed)
+            up = _product(ctx, names[1], part, width * inner, inner * chosen // groups, routed)
+            product = mul(t, activation(ctx, gate, act), up)
+            del gate, up, part
+            output = _product(ctx, names[2], product, width * inner, width * chosen // groups, routed)
+            del product
+            total = _added(ctx, total, output)
     return total
 
 
@@ -48,7 +51,7 @@ def _part(ctx: Context, hidden: Tensor, chosen: int, groups: int) -> Tensor:
     return t.new(rows, width * chosen // groups, hidden.item, "index", node)
 
 
-def _product(ctx: Context, name: str, x: Tensor, elements: int, out_width: int, routed: tuple[int, int]) -> Tensor:
+def _product(ctx: Context, name: str, x: Tensor, elements: int, out_width: int, routed: tuple[int, int, int]) -> Tensor:
     quantization = ctx.recipe.quantization if ctx.is_quantized(name) else "none"
     leaf = ctx.leaf(f"{name}.weight", elements, ctx.parameter) if ctx.full and ctx.training else None
     weight = Weight(name, elements, ctx.parameter, quantization=quantization, leaf=leaf, routed=routed)

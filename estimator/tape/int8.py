@@ -22,47 +22,46 @@ class Int8Kernel:
     fp16: bool = False
 
 
-def linear_8bit(t: Tape, elements: int, x: Tensor, out: tuple[str, int], *, autocast: int, kernel: Int8Kernel) -> Tensor:
-    """x @ W.T, a tensor of shape `out`, for a weight of so many `elements`.
+def linear_8bit(t: Tape, elements: int, x: Tensor, out: tuple[str, int], product: Product, *, autocast: int, kernel: Int8Kernel) -> Tensor:
+    """x @ W.T, a tensor of shape `out`, for a weight of so many `elements`; `product` is what is multiplied, in the dtype of x.
 
     The function keeps its input on its context, where no checkpoint sees it: every layer's input lives until the graph goes.
     """
     item, rows, width = x.item, x.rows, x.width
     kept = t.keep(x.storage) if x.node is not None and t.grad_enabled else None
-    features = out[1]
 
     def apply(grad: Tensor, _: Saved, _context: Storage | None = kept) -> Sequence[Tensor | None]:
         expanded = t.new("one", elements, item, "dequantize_8bit", label="workspace")
         cast = to_plain(t, grad, item)
-        t.multiply(Product("matmul", rows, width, features, item))
+        t.multiply(product._replace(n=product.k, k=product.n))
         gradient = t.new(rows, width, item, "matmul")
         del expanded, cast
         return (gradient,)
 
-    made = _expanded_product(t, elements, x, out, autocast) if kernel.expands else _int8_product(t, x, out, kernel)
+    made = _expanded_product(t, elements, x, out, product, autocast) if kernel.expands else _int8_product(t, x, out, product, kernel)
     made.node = t.node("linear_8bit", (x,), (), apply)
     return made
 
 
-def _expanded_product(t: Tape, elements: int, x: Tensor, out: tuple[str, int], autocast: int) -> Tensor:
+def _expanded_product(t: Tape, elements: int, x: Tensor, out: tuple[str, int], product: Product, autocast: int) -> Tensor:
     expanded = t.new("one", elements, x.item, "dequantize_8bit", label="workspace")
     item = autocast or x.item
     casts = [to_plain(t, x, item), to_plain(t, expanded, item)]
-    t.multiply(Product("matmul", x.rows, out[1], x.width, item))
+    t.multiply(product._replace(item=item))
     made = t.new(*out, item, "linear")
     del expanded, casts
     return made
 
 
-def _int8_product(t: Tape, x: Tensor, out: tuple[str, int], kernel: Int8Kernel) -> Tensor:
+def _int8_product(t: Tape, x: Tensor, out: tuple[str, int], product: Product, kernel: Int8Kernel) -> Tensor:
     """The input is quantised per row, looking for outliers in a copy without signs; the product is int32, then fp16, then x's dtype."""
     quantized = _quantized(t, x, kernel)
-    t.multiply(Product("matmul", x.rows, out[1], x.width, 1))
-    product = t.new(*out, 4, "int8_linear_matmul", label="workspace")
+    t.multiply(product._replace(item=1))
+    sums = t.new(*out, 4, "int8_linear_matmul", label="workspace")
     made = t.new(*out, 2, "int8_mm_dequant")
     if x.item != 2 or not kernel.fp16:
         made = t.new(*out, x.item, "to")
-    del quantized, product
+    del quantized, sums
     return made
 
 

@@ -36,8 +36,8 @@ class Weight:
     rows: str = "one"
     quantization: str = "none"
     leaf: Leaf | None = None
-    routed: tuple[int, int] = (1, 1)
-    """(a, b): a of every b tokens come here, whose input is so much narrower."""
+    routed: tuple[int, int, int] = (1, 1, 1)
+    """(a, b, c): a of every b tokens come here, whose input is so much narrower, to a weight that stands for some of c equal ones."""
     int8: Int8Kernel = field(default_factory=Int8Kernel)
     int4: Int4Kernel = field(default_factory=Int4Kernel)
 
@@ -66,7 +66,8 @@ def linear(t: Tape, weight: Weight, x: Tensor, out: Shape, *, autocast: int = 0,
     if weight.quantization in ("nf4", "fp4"):
         return _linear_4bit(t, weight, x, out, autocast=autocast)
     if weight.quantization == "int8":
-        return linear_8bit(t, weight.width, x, out, autocast=autocast, kernel=weight.int8)
+        product = product_of(t, weight, x, out, x.item)
+        return linear_8bit(t, weight.width, x, out, product, autocast=autocast, kernel=weight.int8)
     item = autocast or x.item
     x = to(t, x, item)
     edge: Leaf | Tensor | None = weight.leaf
@@ -79,12 +80,12 @@ def linear(t: Tape, weight: Weight, x: Tensor, out: Shape, *, autocast: int = 0,
     product = product_of(t, weight, x, out, item)
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
-        weight_gradient = t.new(weight.rows, weight.width, item, "mm") if wants_weight else None
-        x_gradient = t.new(rows, width, item, "mm") if wants_x else None
         if wants_weight:
             t.multiply(product._replace(inner_rows=True))
         if wants_x:
             t.multiply(turned(product))
+        weight_gradient = t.new(weight.rows, weight.width, item, "mm") if wants_weight else None
+        x_gradient = t.new(rows, width, item, "mm") if wants_x else None
         bias_gradient = t.new("one", out[1], item, "sum") if bias is not None else None
         return (x_gradient, weight_gradient, bias_gradient)
 
@@ -97,10 +98,10 @@ def linear(t: Tape, weight: Weight, x: Tensor, out: Shape, *, autocast: int = 0,
 def product_of(t: Tape, weight: Weight, x: Tensor, out: Shape, item: int) -> Product:
     """x @ W.T: with a weight of `rank` rows, the low side of an adapter is as wide as the rank."""
     if weight.rows == "one":
-        chosen, groups = weight.routed
+        chosen, groups, weights = weight.routed
         n = max(1, out[1] * groups // chosen)
         kind: Kind = "loss" if t.label == "loss" else "matmul"
-        return Product(kind, x.rows, n, max(1, weight.width // n), item, times=chosen, groups=groups, alone=groups > 1)
+        return Product(kind, x.rows, n, max(1, weight.width // n), item, times=chosen, groups=weights, alone=weights > 1)
     if out[0].endswith("*rank"):
         return Product("adapter", x.rows, out[1], weight.width // out[1], item, ranked="n")
     return Product("adapter", out[0], out[1], 1, item, ranked="k")

@@ -1,6 +1,6 @@
 """Multi-head latent attention: queries, keys and values from compressed projections (DeepSeek V2 and V3, and their like).
 
-Source: transformers 5.23 models/deepseek_v2, deepseek_v3 (modeling files); torch/csrc/autograd/functions/tensor.cpp (CopySlices).
+Source: transformers 5.23 models/deepseek_v2, deepseek_v3, mistral4 (modeling files); torch/csrc/autograd/functions/tensor.cpp (CopySlices).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ftadvise.estimator.tape.core import Node, Tape, Tensor
 from ftadvise.estimator.tape.experts import Routing
 from ftadvise.estimator.tape.moe import SIGMOID, decoder, routed_and_shared
 from ftadvise.estimator.tape.ops import Saved, add, cat, narrow, scale, split, to
+from ftadvise.estimator.tape.variants import self_attention
 from ftadvise.profiles.model_spec import Mla
 
 
@@ -24,8 +25,8 @@ def sizes(ctx: Context) -> Mla:
     return ctx.spec.mla
 
 
-def latent_attention(ctx: Context, x: Tensor, *, rotation: str) -> Tensor:
-    """DeepseekV3Attention.forward. `rotation`: "interleaved", "complex" (DeepSeek V2) or "half" (Llama's)."""
+def latent_attention(ctx: Context, x: Tensor, *, rotation: str, scales_query: bool = False) -> Tensor:
+    """DeepseekV3Attention.forward. `rotation`: "interleaved", "complex" (DeepSeek V2) or "half" (Llama's). `scales_query`: by position."""
     t, spec, mla, heads = ctx.t, ctx.spec, sizes(ctx), ctx.spec.num_attention_heads
     q = _queries(ctx, x)
     q_pass, q_rot = split(t, q, (heads * mla.qk_nope_head_dim, heads * mla.qk_rope_head_dim))
@@ -35,6 +36,8 @@ def latent_attention(ctx: Context, x: Tensor, *, rotation: str) -> Tensor:
     if mla.qk_rope_head_dim:
         q_rot, k_rot = _rotated(ctx, q_rot, k_rot, rotation)
     queries = cat(t, (q_pass, q_rot))
+    if scales_query:
+        queries = scale(t, queries, saved=(None,))
     keys, values = _expanded(ctx, latent, k_rot)
     output = attention(ctx, queries, keys, values, heads, kv_heads=heads)
     return ctx.linear("self_attn.o_proj", output, spec.hidden_size, bias=spec.o_bias)
@@ -112,13 +115,20 @@ def _copied_into(t: Tape, whole: Tensor, part: Tensor, width: int, *, first: boo
     return t.node("copy_slices", (None if first else whole, part), (), apply)
 
 
+def mistral3_attention(ctx: Context, x: Tensor) -> Tensor:
+    """Of the text models inside: Mistral 4's (Mistral4Attention.forward), or plain."""
+    return latent_attention(ctx, x, rotation="interleaved", scales_query=True) if ctx.spec.mla else self_attention(ctx, x)
+
+
 _V2 = Routing(fp32_product=True, fp32_scores=True)
+_MISTRAL4 = Routing(kind="gathered", fp32_scores=True)
 
 DECODERS = {
     "deepseek_v2": decoder(functools.partial(latent_attention, rotation="complex"), functools.partial(routed_and_shared, routing=_V2)),
     "deepseek_v3": decoder(
         functools.partial(latent_attention, rotation="interleaved"), functools.partial(routed_and_shared, routing=SIGMOID)
     ),
+    "mistral3": decoder(mistral3_attention, functools.partial(routed_and_shared, routing=_MISTRAL4)),
     "glm4_moe_lite": decoder(
         functools.partial(latent_attention, rotation="interleaved"), functools.partial(routed_and_shared, routing=SIGMOID)
     ),

@@ -196,6 +196,5 @@ DECODERS = {
     "starcoder2": _one(_pre(mlp=gelu_mlp)),
     "ministral": _one(_pre(attend=_attend(sliding=True))),
     "ministral3": _one(_pre(attend=_attend(scales_query=True))),
-    "mistral3": _one(_pre()),
     **{name: _one(_pre()) for name in ("internlm", "internlm3", "mimo", "iquestcoder", "orion", "aquila")},
 }

@@ -110,29 +110,31 @@ class StepWork:
 
 
 def work_of(tape: Tape) -> StepWork:
-    """Add up a recorded step, equal layers as often as they occur."""
-    stretches = _Stretches(tape)
+    """Add up a recorded step, equal layers as often as they occur.
+
+    A module that stands for several equal ones has the weights of each, and shares out its tokens among them.
+    """
+    stretches, copies = _Stretches(tape), tape.copies
     products: dict[Product, list[int]] = {}
     for index, product in tape.products:
         stretch, times = stretches.at(index)
-        products.setdefault(product, [0, 0, 0])[stretch] += times
+        products.setdefault(product, [0, 0, 0])[stretch] += times * copies.get(tape.events[index][2].module, 1)
     traffic: dict[tuple[str, str, int], dict[int, list[int]]] = {}
 
     hosted = [0, 0, 0]
 
-    def add(index: int, kind: str, rows: str, reads: int, size: int, launches: int = 1) -> None:
+    def add(index: int, kind: str, rows: str, reads: int, size: int, launches: int = 1, equal: int = 1) -> None:
         stretch, times = stretches.at(index)
+        times *= equal
         hosted[stretch] += times * (launches - 1)
         traffic.setdefault((kind, rows, reads), {}).setdefault(size, [0, 0, 0])[stretch] += times
 
     for index, (rows, size, info) in enumerate(tape.events):
         if size > 0:
-            operation = info.operation
-            counted = "chunks" if operation in _PER_CHUNK else rows
-            written = 0 if operation in _NO_KERNEL else size
-            add(
-                index, _class_of(operation, info.label), counted, 2 if operation in _TWO_INPUTS else 1, written, _LAUNCHES.get(operation, 1)
-            )
+            operation, equal = info.operation, copies.get(info.module, 1)
+            counted, kind = "chunks" if operation in _PER_CHUNK else rows, _class_of(operation, info.label)
+            written = 0 if operation in _NO_KERNEL else size if rows == "one" else size // equal
+            add(index, kind, counted, 2 if operation in _TWO_INPUTS else 1, written, _LAUNCHES.get(operation, 1), equal)
     for index, rows, size in tape.in_place:
         add(index, "elementwise", rows, 2, size)
     return StepWork(
