@@ -47,13 +47,13 @@ def _answer(command: str, document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", ["plan", "estimate"])
 def test_the_longest_example_is_the_sequence_length(output: Command, command: str) -> None:
-    data = _data("short.jsonl", *[100] * 40, 600)
+    data = _data("short.jsonl", *[1000] * 40, 3000)
     document = json.loads(output(command, *MODEL, "--data", data, "--json"))
     assert document["data"]["examples"] == 41
-    assert (document["data"]["shortest"], document["data"]["longest"], document["data"]["truncated"]) == (35, 185, 0)
+    assert (document["data"]["shortest"], document["data"]["longest"], document["data"]["truncated"]) == (305, 905, 0)
     assert document["data"]["measured"] is False
     answer = _answer(command, document)
-    assert answer["recipe"]["seq_len"] == 192
+    assert answer["recipe"]["seq_len"] == 960
     by_hand = json.loads(output("estimate", *MODEL, *_flags(answer["recipe"]), "--json"))
     assert answer["memory"] == by_hand["memory"]
     assert answer["throughput"]["seconds_per_step"] < by_hand["throughput"]["seconds_per_step"]
@@ -116,7 +116,7 @@ def test_packing_takes_fewer_steps_of_full_length() -> None:
         ftadvise.plan("Qwen-7B", gpu="RTX 4090", request=PlanRequest(fixed={**fixed, "packing": packing}, lengths=lengths))
         for packing in (False, True)
     ]
-    assert [plan.duration.steps for plan in plans if plan.duration] == [80, 8]
+    assert [plan.cost.steps for plan in plans if plan.cost] == [80, 8]
 
 
 def test_longer_sequences_are_no_alternative_for_shorter_data() -> None:
