@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftadvise.estimator.estimate_types import Components, Verdict
+from ftadvise.estimator.speed.calibrated import context_bytes_for
 from ftadvise.profiles.hardware import Gpu, Hardware
 from ftadvise.profiles.yaml_store import load_yaml
 
@@ -69,7 +70,8 @@ def device_memory(
         return _cpu_memory(hardware, peak, unexplained_share)
     allocated, constants = peak.allocated_bytes, _constants()
     reserve = constants["simulated_reserve" if reserved_bytes is not None else "reserve"]
-    reserve, context = reserve if reserved_bytes is not None else reserve[kind], constants["cuda_context"]
+    reserve = reserve if reserved_bytes is not None else reserve[kind]
+    context = _context(hardware)
     reserved = reserved_bytes if reserved_bytes is not None else _round_up(allocated + int(reserve["share_of_dynamic"] * dynamic_bytes))
     outside = context["bytes"] + communicator_bytes
     used, unexplained = reserved + outside, unexplained_share * peak.weights
@@ -84,6 +86,13 @@ def device_memory(
         used = min(used, max(available, int(must_have)))
         reserved = used - outside
     return DeviceMemory(reserved, outside, used, int(min(low, used)), int(high), available, verdict)
+
+
+def _context(hardware: Hardware) -> dict[str, int]:
+    """Bytes of the CUDA context with their interval: as measured on this GPU, else what is usual."""
+    measured = context_bytes_for(hardware)
+    usual: dict[str, int] = _constants()["cuda_context"]
+    return usual if measured is None else {"bytes": measured, "low_bytes": measured, "high_bytes": measured}
 
 
 def _cpu_memory(hardware: Hardware, peak: Components, unexplained_share: float) -> DeviceMemory:

@@ -9,6 +9,7 @@ from ftadvise.estimator.corrections import corrected
 from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.memory import estimate_memory
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.recorded_step import recorded_step
 from ftadvise.estimator.sharding import check_sharding
 from ftadvise.estimator.stack import stack_of
 from ftadvise.estimator.throughput import estimate_throughput
@@ -25,6 +26,7 @@ def estimate(
     *,
     batch: Batch | None = None,
     detail: bool = True,
+    speed: bool = True,
 ) -> Estimate:
     """What training `model` with `recipe` costs on one device of `hardware`.
 
@@ -32,6 +34,7 @@ def estimate(
         stack: the training code; our own runner by default.
         batch: price this micro batch instead of the largest the recipe allows.
         detail: price the evaluation phase too, and tell loss and workspace from activations; a search does without.
+        speed: price the time; where only memory matters it need not be.
 
     Raises:
         InputError: the recipe names modules the model does not have, or the device cannot run it.
@@ -39,7 +42,8 @@ def estimate(
     stack = stack or stack_of()
     recipe, corrections = corrected(model, recipe, stack)
     check_supported(model, hardware, recipe)
-    memory, static = estimate_memory(model, hardware, recipe, stack, batch=batch, detail=detail)
+    step = recorded_step(model, hardware, recipe, stack, batch)
+    memory, static = estimate_memory(model, hardware, recipe, stack, step=step, detail=detail)
     if corrections:
         memory = dataclasses.replace(memory, notes=corrections + memory.notes)
     return Estimate(
@@ -48,7 +52,7 @@ def estimate(
         stack=stack,
         recipe=recipe,
         memory=memory,
-        throughput=estimate_throughput(model, hardware, recipe, stack, batch=batch),
+        throughput=estimate_throughput(model, hardware, recipe, stack, step=step) if speed else None,
         trainable_parameters=static.trainable_parameters,
     )
 

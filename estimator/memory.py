@@ -21,7 +21,7 @@ from ftadvise.estimator.activations import Batch
 from ftadvise.estimator.device_memory import DeviceMemory, ReserveKind, communicator_bytes, device_memory, matmul_workspace_bytes
 from ftadvise.estimator.estimate_types import Components, MemoryEstimate, Phase, Stack
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.estimator.recorded_step import recorded_step
+from ftadvise.estimator.recorded_step import RecordedStep, recorded_step
 from ftadvise.estimator.sharding import Share, share
 from ftadvise.estimator.static_memory import StaticMemory, static_memory
 from ftadvise.estimator.tape.build import StepProfile
@@ -116,12 +116,20 @@ class Priced:
 
 
 def estimate_memory(
-    model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None, detail: bool = True
+    model: ModelSpec,
+    hardware: Hardware,
+    recipe: Recipe,
+    stack: Stack,
+    *,
+    batch: Batch | None = None,
+    step: RecordedStep | None = None,
+    detail: bool = True,
 ) -> tuple[MemoryEstimate, StaticMemory]:
     """Peak memory of training `model` with `recipe` on the first GPU of `hardware`, or on its CPU.
 
     Args:
         batch: the micro batch that really occurred, to compare with a measurement; by default the largest the recipe allows.
+        step: what `recorded_step` says of all these, where the caller knows it.
         detail: price the evaluation phase too, and tell loss and workspace from activations; a search does without.
 
     Returns:
@@ -130,7 +138,7 @@ def estimate_memory(
     Raises:
         InputError: a target module does not exist in this model.
     """
-    priced = price_memory(model, hardware, recipe, stack, batch=batch)
+    priced = price_memory(model, hardware, recipe, stack, batch=batch, step=step)
     phases = priced.phases(evaluation=detail)
     # evaluation is priced, but it happens only when the user asks for it
     peak_phase = max((phase for phase in phases if phase != "evaluation"), key=lambda phase: phases[phase])
@@ -163,9 +171,11 @@ def estimate_memory(
     return estimate, priced.static
 
 
-def price_memory(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None) -> Priced:
+def price_memory(
+    model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None, step: RecordedStep | None = None
+) -> Priced:
     """The parts of the estimate; arguments as for `estimate_memory`."""
-    step = recorded_step(model, hardware, recipe, stack, batch)
+    step = step or recorded_step(model, hardware, recipe, stack, batch)
     profile, values, setting, batch, gpu = step.profile, step.values, step.setting, step.batch, hardware.gpu
     _check_targets(model, recipe, profile)
     static = static_memory(model, recipe, stack, profile, values, device="cuda" if gpu else "cpu")

@@ -44,10 +44,11 @@ def recorded_step(model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: S
             chunk_tokens=lambda tokens: loss.tokens_per_chunk(tokens, model.hidden_size, model.vocab_size, sequences=sequences),
         )
 
+    values, evaluated = values_of(batch.sequences), stack.eval_micro_batch
     return RecordedStep(
         batch,
         setting,
         step_profile(model, recipe, stack, setting),
-        values_of(batch.sequences),
-        values_of(stack.eval_micro_batch or batch.sequences),
+        values,
+        values_of(evaluated) if evaluated else values,
     )

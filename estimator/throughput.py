@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftadvise.estimator.activations import Batch
 from ftadvise.estimator.estimate_types import Stack, ThroughputEstimate
 from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
-from ftadvise.estimator.recorded_step import recorded_step
+from ftadvise.estimator.recorded_step import RecordedStep, recorded_step
 from ftadvise.estimator.speed.calibrated import correction_for, rates_for
 from ftadvise.estimator.speed.rates import Rates
 from ftadvise.estimator.speed.step_time import StepTime, step_time
@@ -19,19 +19,27 @@ _QUANTIZED_BYTES = {"nf4": 0.53, "fp4": 0.53, "int8": 1.0}
 
 
 def estimate_throughput(
-    model: ModelSpec, hardware: Hardware, recipe: Recipe, stack: Stack, *, batch: Batch | None = None, rates: Rates | None = None
+    model: ModelSpec,
+    hardware: Hardware,
+    recipe: Recipe,
+    stack: Stack,
+    *,
+    batch: Batch | None = None,
+    step: RecordedStep | None = None,
+    rates: Rates | None = None,
 ) -> ThroughputEstimate | None:
     """Tokens per second of all GPUs together (padded) and seconds per optimizer step, or None when the device's rates are not known.
 
     Args:
         batch: the micro batch that occurs on average; by default the largest the recipe allows.
+        step: what `recorded_step` says of all these, where the caller knows it.
         rates: instead of those of the device's data sheet or calibration.
     """
     corrects = rates is None
     rates = rates or rates_for(hardware)
     if rates is None:
         return None
-    step = recorded_step(model, hardware, recipe, stack, batch)
+    step = step or recorded_step(model, hardware, recipe, stack, batch)
     gpus = max(1, len(hardware.gpus)) if recipe.sharding != "none" else 1
     parameters = model.total_params * _QUANTIZED_BYTES.get(recipe.quantization, DTYPE_BYTES[recipe.compute_dtype])
     on_gpu = hardware.gpu is not None

@@ -8,6 +8,9 @@ import shutil
 import sys
 from dataclasses import dataclass
 
+from ftadvise.estimator.calibration import Device
+from ftadvise.estimator.calibration_store import load_calibration
+from ftadvise.estimator.speed.calibrated import calibration_is_off
 from ftadvise.profiles.hardware import GIB, Hardware
 from ftadvise.profiles.probe import probe
 
@@ -28,7 +31,8 @@ class Check:
 
 def checks() -> list[Check]:
     """Every check, in the order in which a newcomer would meet the problems."""
-    return [_python(), _training_libraries(), _demo_model(), *_devices(probe()), _disk()]
+    hardware = probe()
+    return [_python(), _training_libraries(), _demo_model(), *_devices(hardware), _calibration(hardware), _disk()]
 
 
 def _python() -> Check:
@@ -65,6 +69,18 @@ def _devices(hardware: Hardware) -> list[Check]:
     if importlib.util.find_spec("torch") is not None and "+cpu" in importlib.metadata.version("torch"):
         found.append(Check("torch", False, "a CPU build, although there is a GPU", "pip install --force-reinstall torch"))
     return found
+
+
+def _calibration(hardware: Hardware) -> Check:
+    stored = load_calibration()
+    here = stored.of(Device.of(hardware))
+    if calibration_is_off():
+        return Check("calibration", True, "switched off by FTADVISE_NO_CALIBRATION")
+    if here is not None:
+        return Check("calibration", True, f"measured {here.created[:10]}, {len(stored.runs)} runs recorded")
+    if stored.devices:
+        return Check("calibration", True, "of other hardware or versions, not used; `ftadvise calibrate` measures again")
+    return Check("calibration", True, "none; `ftadvise calibrate` measures this machine in a minute")
 
 
 def _disk() -> Check:

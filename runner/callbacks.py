@@ -1,4 +1,4 @@
-"""What hangs into the trainer: the record of steps, the progress line, the way out on Ctrl-C. Imports transformers: import late."""
+"""What hangs into the trainer: the record of steps, the progress line, the way out on Ctrl-C. Imports torch and transformers: late."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
@@ -42,6 +43,11 @@ class BatchShape:
         """Padded tokens."""
         return self.sequences * self.length
 
+    def at_mean_length(self, steps: list[StepRecord], micro_batches: int) -> BatchShape:
+        """As many sequences, at the mean padded length of `steps` of so many micro batches each."""
+        tokens = sum(step.tokens for step in steps) / (len(steps) * micro_batches)
+        return BatchShape(self.sequences, max(1, round(tokens / max(1, self.sequences))), self.masked)
+
 
 class StepRecorder(TrainerCallback):  # type: ignore[misc]
     """Keeps a `StepRecord` per optimizer step and the largest micro batch of the first `metered_steps`.
@@ -67,7 +73,9 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         self._tokens, self._began = 0, time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The update is done."""
+        """The update is done, on a GPU when it has caught up with the host."""
+        if args.device.type == "cuda":
+            torch.cuda.synchronize()
         self._seconds = time.perf_counter() - self._began
         self._metered_left -= 1
 

@@ -28,8 +28,9 @@ class Answer:
 class RunReport:
     """One finished run. Documents are JSON-ready mappings; bytes, seconds and tokens throughout.
 
-    `predicted` is the `ftadvise.estimate/1` document at the recipe's full seq_len, `predicted_at_measured` the same at the shape of
-    the largest metered batch (`batch`): that one is compared with `measured`.
+    `predicted` is the `ftadvise.estimate/1` document at the recipe's full seq_len, `predicted_at_measured` the same at what really ran:
+    its memory at the shape of the largest metered batch (`batch`), its throughput at the mean length of the steps that were timed. That
+    one is compared with `measured` and `tokens_per_second`.
     """
 
     created: str

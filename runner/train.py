@@ -15,16 +15,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ftadvise.estimator.activations import Batch
+from ftadvise.estimator.calibration import RunKind, RunRecord
+from ftadvise.estimator.estimate import estimate
 from ftadvise.estimator.plan_file import PlanFile, check_made_for
 from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.throughput import estimate_throughput
 from ftadvise.profiles.errors import InputError, InterruptedRunError, OutOfMemoryError
 from ftadvise.profiles.hardware import Hardware
+from ftadvise.profiles.model_config import spec_from_config
+from ftadvise.profiles.model_spec import ModelSpec
 from ftadvise.runner.cpu_process import share_cores
 from ftadvise.runner.data import RowSet, demo_data_path, load_rows
 from ftadvise.runner.prepare import Job, Prepared, prepare
 from ftadvise.runner.quiet import no_telemetry, quiet_libraries
 from ftadvise.runner.report import Answer, RunReport, write_report
 from ftadvise.runner.run_folder import check_run_folder, claim_run_folder, last_checkpoint, release_run_folder, write_folder_atomically
+from ftadvise.runner.run_record import add_to_calibration, run_record
 from ftadvise.runner.supported import check_installed, check_supported
 
 if TYPE_CHECKING:
@@ -69,6 +76,7 @@ def run_plan(
     max_steps: int | None = None,
     trust_remote_code: bool = False,
     console: Console | None = None,
+    kind: RunKind = "run",
 ) -> RunReport:
     """Train exactly what the plan says; measure memory in the first steps; save the adapter and report.json into `out_dir`.
 
@@ -78,6 +86,7 @@ def run_plan(
         rehearse: random weights, a few steps, nothing saved but the report.
         max_steps: optimizer steps instead of the recipe's.
         console: where progress goes; default stderr.
+        kind: what the run is called in this machine's calibration, to which it is added unless `without_calibration()` holds.
 
     Raises:
         InputError: plan, data, weights, folder or machine do not allow the run; nothing was trained.
@@ -99,16 +108,17 @@ def run_plan(
     with _explaining_out_of_memory(recipe), quiet_libraries():
         console.print(f"preparing {plan_file.model_id}", markup=False, highlight=False)
         try:
-            report = _train(job, prepare(job), began)
+            report, record = _train(job, prepare(job), began, kind)
         except BaseException:
             release_run_folder(out_dir)
             raise
     write_report(out_dir, report)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
+    add_to_calibration(record, console)
     return report
 
 
-def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
+def _train(job: Job, prepared: Prepared, began: float, kind: RunKind) -> tuple[RunReport, RunRecord | None]:
     from ftadvise.runner.answer import answer
     from ftadvise.runner.callbacks import ProgressLine, StepRecorder, StopOnInterrupt
     from ftadvise.runner.meter import METERED_STEPS, MeterCallback, make_meter
@@ -117,7 +127,8 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
     def answered(model: Any) -> str:
         return answer(model, prepared.tokenizer, prepared.prompt) if prepared.prompt else ""
 
-    predicted = _estimate(job, prepared.model)
+    spec = spec_from_config(prepared.model.config.to_dict(), source=job.plan_file.model_id, local_path=job.plan_file.local_path)
+    predicted = estimate(spec, job.hardware, job.recipe).to_json()
     before = answered(prepared.model)
     model = wrap_with_adapter(prepared.model, job.recipe, prepared.base_name)
     checkpoints = job.out_dir / "checkpoints"
@@ -142,7 +153,9 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
     saved = None if job.rehearse else _save(trainer, prepared.tokenizer, job)
     steady = recorder.steps[METERED_STEPS:]  # the meter slows the first ones down
     seconds = sum(step.seconds for step in steady)
-    return RunReport(
+    largest = recorder.largest_batch
+    timed = _batch(largest.at_mean_length(steady or recorder.steps, job.recipe.gradient_accumulation))
+    report = RunReport(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=_versions(),
         hardware=_document(job.hardware),
@@ -151,8 +164,8 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
         recipe=job.recipe.to_dict(),
         data={"path": str(job.data.path), "sha256": job.data.sha256, "dropped": job.data.dropped, **_document(prepared.stats)},
         predicted=predicted,
-        predicted_at_measured=_estimate(job, prepared.model, recorder.largest_batch),
-        batch=_document(recorder.largest_batch),
+        predicted_at_measured=_estimate(job, spec, _batch(largest), timed),
+        batch=_document(largest),
         measured=_document(meter.result()),
         steps=state.global_step,
         losses=tuple((int(entry["step"]), _finite(entry["loss"])) for entry in state.log_history if "loss" in entry),
@@ -164,17 +177,18 @@ def _train(job: Job, prepared: Prepared, began: float) -> RunReport:
         answer=Answer(prepared.prompt, before, answered(trainer.model)) if prepared.prompt else None,
         saved=saved,
     )
+    return report, run_record(report, spec, job.hardware, timed, [step.tokens / step.seconds for step in steady], kind)
 
 
-def _estimate(job: Job, model: Any, batch: BatchShape | None = None) -> dict[str, Any]:
-    """The estimate for the model that really runs: at the recipe's full length, or at the shape of a batch that occurred."""
-    from ftadvise.estimator.activations import Batch
-    from ftadvise.estimator.estimate import estimate
-    from ftadvise.profiles.model_config import spec_from_config
+def _estimate(job: Job, spec: ModelSpec, largest: Batch, timed: Batch) -> dict[str, Any]:
+    """The estimate for what really ran: memory of the largest batch that was metered, speed at the mean length of the steps timed."""
+    priced = estimate(spec, job.hardware, job.recipe, batch=largest)
+    speed = estimate_throughput(spec, job.hardware, job.recipe, priced.stack, batch=timed)
+    return dataclasses.replace(priced, throughput=speed).to_json()
 
-    spec = spec_from_config(model.config.to_dict(), source=job.plan_file.model_id, local_path=job.plan_file.local_path)
-    real = None if batch is None else Batch(batch.sequences, batch.length, masked=batch.masked)
-    return estimate(spec, job.hardware, job.recipe, batch=real).to_json()
+
+def _batch(shape: BatchShape) -> Batch:
+    return Batch(shape.sequences, shape.length, masked=shape.masked)
 
 
 def _save(trainer: Any, tokenizer: Any, job: Job) -> str:

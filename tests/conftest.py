@@ -28,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "HF_HOME"):
         os.environ[name] = str(folder / name.lower())
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+    os.environ["FTADVISE_DATA_DIR"] = str(folder / "ftadvise-data")
+    os.environ["FTADVISE_NO_CALIBRATION"] = "1"  # what one test measured must not change what another expects
     # one core per process, and waiting threads sleep: spinning ones would starve each other when several workers train
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
     for name in ("NO_COLOR", "FORCE_COLOR", "FTADVISE_LANG", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "CUDA_VISIBLE_DEVICES"):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from ftadvise.estimator.calibration import Calibration, calibrated_rates
+from ftadvise.estimator.calibration import Calibration, Device, calibrated_rates
 from ftadvise.estimator.calibration_store import load_calibration
 from ftadvise.estimator.estimate_types import Stack
 from ftadvise.estimator.recipe import Recipe
@@ -53,6 +53,13 @@ def correction_for(hardware: Hardware, model: ModelSpec, recipe: Recipe, stack: 
     if stored is None or not stored.runs:
         return None
     return _correction(_Stored(stored), hardware, model.id, stack.name, kind_of(recipe))
+
+
+def context_bytes_for(hardware: Hardware) -> int | None:
+    """What the CUDA context was measured to take on this very GPU, or None."""
+    stored = _stored(hardware)
+    found = stored and stored.of(Device.of(hardware))
+    return found.context_bytes if found else None
 
 
 def _stored(hardware: Hardware) -> Calibration | None:

@@ -23,34 +23,32 @@ _SPLIT = 1024
 """Length of K from which it is worth a processor of its own."""
 
 
-def product_flops(product: Product, values: Vector) -> float:
-    """Floating-point operations, those that padding to tiles adds left out."""
-    rows = values[_INDEX[product.rows]] * product.times
-    if product.kind in ("attention", "attention_backward"):
-        share = _window_share(product.window, values[_SEQ])
-        return float(rows * (product.n + product.k)) * share * (2.5 if product.kind == "attention_backward" else 1.0)
-    if product.kind == "scores":
-        return 2.0 * rows * product.n
-    n, k = _sizes(product, values)
-    return 2.0 * rows * n * k / (product.groups if product.alone else 1)
+def product_cost(product: Product, values: Vector, rates: Rates, flops_per_s: float) -> tuple[float, float]:
+    """(floating-point operations, seconds) of one such product, where large ones reach `flops_per_s`.
+
+    Operations that padding to tiles adds are in the time only, and the fixed time of a kernel is in neither.
+    """
+    kind, rows = product.kind, values[_INDEX[product.rows]]
+    if kind in ("attention", "attention_backward"):
+        flops = float(rows * product.times * (product.n + product.k)) * _window_share(product.window, values[_SEQ])
+        if kind == "attention_backward":
+            flops *= 2.5
+        return flops, flops / (flops_per_s * _attention_share(product, rates))
+    rank = values[_RANK] if product.ranked else 1
+    return _cost(product, rows, rank, flops_per_s, rates.bandwidth_bytes_per_s, rates.processors)
 
 
-def product_seconds(product: Product, values: Vector, rates: Rates, dtype: str) -> float:
-    """Seconds of one such product in `dtype` (what its operands are); without the fixed time of a kernel."""
-    flops, rate = product_flops(product, values), rates.matmul_flops_per_s[dtype] * rates.sustained
-    if product.kind in ("attention", "attention_backward"):
-        return flops / (rate * _attention_share(product, rates))
+@functools.lru_cache(maxsize=1 << 16)  # a search asks for the same shapes again and again
+def _cost(product: Product, rows: int, rank: int, flops_per_s: float, bandwidth: float, processors: int) -> tuple[float, float]:
     if product.kind == "scores":
-        heads = max(1, product.n // max(1, product.k))
-        scores = values[_INDEX[product.rows]] * heads
-        return max(flops / rate, product.item * scores / rates.bandwidth_bytes_per_s)
-    rows = values[_INDEX[product.rows]] * product.times / product.groups
-    n, k = _sizes(product, values)
-    m, columns, inner = (n, k, rows) if product.inner_rows else (rows, n, k)
-    together = 1 if product.alone else product.groups
+        flops, heads = 2.0 * rows * product.times * product.n, max(1, product.n // max(1, product.k))
+        return flops, max(flops / flops_per_s, product.item * rows * heads / bandwidth)
+    n, k = product.n * (rank if product.ranked == "n" else 1), product.k * (rank if product.ranked == "k" else 1)
+    each, together = rows * product.times / product.groups, 1 if product.alone else product.groups
+    m, columns, inner = (n, k, each) if product.inner_rows else (each, n, k)
+    flops = 2.0 * each * n * k * together
     moved = product.item * (m * columns + m * inner + inner * columns) * together
-    share = _share(m, columns, inner, together, rates.processors)
-    return max(flops / (rate * share), moved / rates.bandwidth_bytes_per_s)
+    return flops, max(flops / (flops_per_s * _share(m, columns, inner, together, processors)), moved / bandwidth)
 
 
 def _attention_share(product: Product, rates: Rates) -> float:
@@ -58,20 +56,11 @@ def _attention_share(product: Product, rates: Rates) -> float:
     return rates.attention_share.get(f"{product.kernel}_{direction}", rates.attention_share[direction])
 
 
-def _sizes(product: Product, values: Vector) -> tuple[int, int]:
-    rank = values[_RANK]
-    return (
-        product.n * (rank if product.ranked == "n" else 1),
-        product.k * (rank if product.ranked == "k" else 1),
-    )
-
-
 def _window_share(window: int, seq_len: int) -> float:
     """Pairs of query and key inside a window, as a share of all pairs on and below the diagonal: (2 w S - w^2) / S^2."""
     return (2 * window * seq_len - window * window) / (seq_len * seq_len) if 0 < window < seq_len else 1.0
 
 
-@functools.lru_cache(maxsize=1 << 16)  # a search asks for the same shapes again and again
 def _share(m: float, n: float, k: float, groups: int, processors: int) -> float:
     """Of the rate of large products that this one reaches."""
     if processors <= 0:

@@ -19,10 +19,10 @@ from ftadvise.estimator.recipe import DTYPE_BYTES, Recipe
 from ftadvise.estimator.recorded_step import RecordedStep
 from ftadvise.estimator.speed.collectives import exposed_seconds, sent_bytes, unit_operations
 from ftadvise.estimator.speed.optimizer_time import optimizer_seconds
-from ftadvise.estimator.speed.product_time import product_flops, product_seconds
+from ftadvise.estimator.speed.product_time import product_cost
 from ftadvise.estimator.speed.rates import Rates
 from ftadvise.estimator.tape.profile import QUANTITIES, Vector
-from ftadvise.estimator.tape.work import STRETCHES, Product, Stretch
+from ftadvise.estimator.tape.work import STRETCHES, Stretch
 
 CLASSES = ("matmul", "adapters", "attention", "elementwise", "dequantization", "loss", "optimizer", "communication", "launch")
 """launch: what the host, or the fixed time of kernels, adds."""
@@ -37,6 +37,9 @@ _CLASS_OF = {
 }
 _INDEX = {name: index for index, name in enumerate(QUANTITIES)}
 _COMPUTE = ("matmul", "adapters", "attention")
+_WIDE = DTYPE_BYTES["fp32"]
+_STRETCHES = range(len(STRETCHES))
+_NONE = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def step_time(
     Args:
         parameters: bytes of the whole model, which sharded training gathers.
     """
-    units = unit_operations(recipe, gpus, layers=layers, tensors=sum(count for _, count in step.profile.trained))
+    units = unit_operations(recipe, gpus, layers=layers, tensors=step.profile.trained_tensors)
     micro = _micro_batch(step, recipe, rates, units)
     if micro is None:
         return None
@@ -91,33 +94,38 @@ class _MicroBatch:
 def _micro_batch(step: RecordedStep, recipe: Recipe, rates: Rates, units: int) -> _MicroBatch | None:
     """`units`: operations that sharding adds to each pass."""
     classes, stretches, values = dict.fromkeys(CLASSES, 0.0), [0.0, 0.0, 0.0], step.values
-    model_flops = 0.0
-    for product, counts in step.profile.work.products:
-        dtype = _dtype(product, recipe, rates)
-        if dtype is None:
+    model_flops, work = 0.0, step.profile.work
+    narrow, wide = _matmul_rates(recipe, rates)
+    for product, (forward, again, backward) in work.products:
+        flops_per_s = wide if product.item == _WIDE else narrow
+        if flops_per_s is None:
             return None
-        seconds = product_seconds(product, values, rates, dtype)
-        classes[_CLASS_OF[product.kind]] += seconds * sum(counts)
-        for stretch, count in enumerate(counts):
-            stretches[stretch] += seconds * count
-        model_flops += product_flops(product, values) * (counts[0] + counts[2])
+        flops, seconds = product_cost(product, values, rates, flops_per_s)
+        classes[_CLASS_OF[product.kind]] += seconds * (forward + again + backward)
+        stretches[0] += seconds * forward
+        stretches[1] += seconds * again
+        stretches[2] += seconds * backward
+        model_flops += flops * (forward + backward)
     chunks, fixed, operations = _chunks(values), rates.kernel_s, [0, 0, 0]
-    for traffic in step.profile.work.traffic:
+    per_byte = {reads: _seconds_per_byte(reads, rates) for reads in (1, 2)}
+    expanded = 1 / rates.dequantize_bytes_per_s[recipe.quantization] if recipe.quantization != "none" else 0.0
+    for traffic in work.traffic:
         value = 1 if traffic.rows == "chunks" else values[_INDEX[traffic.rows]]
         times = chunks if traffic.rows in ("chunk", "chunks") else 1
-        dequantizes = traffic.kind == "dequantization"
-        per_byte = (1 / rates.dequantize_bytes_per_s[recipe.quantization],) * 2 if dequantizes else _seconds_per_byte(traffic.reads, rates)
+        near_s, far_s = (expanded, expanded) if traffic.kind == "dequantization" else per_byte[traffic.reads]
         # sizes up to here, with what they read, stay in the cache
         cached = bisect.bisect_right(traffic.sizes, rates.cache_bytes / ((1 + traffic.reads) * value)) if value else 0
-        for stretch in range(3):
-            near = traffic.bytes[cached - 1][stretch] if cached else 0
-            count = traffic.operations[-1][stretch] * times
-            seconds = (near * per_byte[0] + (traffic.bytes[-1][stretch] - near) * per_byte[1]) * value * times
+        near = traffic.bytes[cached - 1] if cached else _NONE
+        written, counts, far_s, saved_s = traffic.bytes[-1], traffic.operations[-1], far_s * value * times, (far_s - near_s) * value * times
+        for stretch in _STRETCHES:
+            seconds = written[stretch] * far_s - near[stretch] * saved_s
             classes[traffic.kind] += seconds
-            stretches[stretch] += seconds + fixed * count
-            operations[stretch] += count
+            stretches[stretch] += seconds
+            operations[stretch] += counts[stretch] * times
+    for stretch in _STRETCHES:
+        stretches[stretch] += fixed * operations[stretch]
     classes["launch"] = fixed * sum(operations)
-    launches = [operation + hosted + units for operation, hosted in zip(operations, step.profile.work.hosted, strict=True)]
+    launches = [operation + hosted + units for operation, hosted in zip(operations, work.hosted, strict=True)]
     host = (launches[0] + launches[1]) * rates.host_s["forward"] + launches[2] * rates.host_s["backward"]
     return _MicroBatch(classes, stretches, host, model_flops)
 
@@ -162,7 +170,7 @@ def _trained(step: RecordedStep) -> tuple[dict[int, int], int]:
     elements: dict[int, int] = {}
     for (rows, item), width in step.profile.trained_widths.items():
         elements[item] = elements.get(item, 0) + width * step.values[_INDEX[rows]]
-    return elements, sum(count for _, count in step.profile.trained)
+    return elements, step.profile.trained_tensors
 
 
 def _chunks(values: Vector) -> int:
@@ -170,8 +178,8 @@ def _chunks(values: Vector) -> int:
     return -(-values[_INDEX["loss_tokens"]] // chunk) if chunk else 1
 
 
-def _dtype(product: Product, recipe: Recipe, rates: Rates) -> str | None:
-    """Which rate a product of this item size runs at; int8 products, whose rate few publish, at that of 16 bits."""
+def _matmul_rates(recipe: Recipe, rates: Rates) -> tuple[float | None, float | None]:
+    """(of 16-bit products, of fp32 products); int8 ones, whose rate few publish, run at that of 16 bits. None: the device has none."""
     half = recipe.compute_dtype if recipe.compute_dtype != "fp32" else "bf16" if "bf16" in rates.matmul_flops_per_s else "fp16"
-    wanted = "fp32" if product.item == DTYPE_BYTES["fp32"] else half
-    return wanted if wanted in rates.matmul_flops_per_s else None
+    narrow, wide = rates.matmul_flops_per_s.get(half), rates.matmul_flops_per_s.get("fp32")
+    return narrow and narrow * rates.sustained, wide and wide * rates.sustained

@@ -56,6 +56,11 @@ class StepProfile:
         return self._count_work()
 
     @functools.cached_property
+    def trained_tensors(self) -> int:
+        """How many parameters are trained."""
+        return sum(count for _, count in self.trained)
+
+    @functools.cached_property
     def trained_widths(self) -> dict[tuple[str, int], int]:
         """Of all trained parameters: elements per unit of a quantity, by quantity and bytes per element."""
         widths: dict[tuple[str, int], int] = {}

@@ -9,6 +9,8 @@ from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import Hardware
+from ftadvise.rendering.chinese import in_language
+from ftadvise.rendering.cost_view import cost_lines
 from ftadvise.rendering.memory_view import memory_view
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import count, duration, gib, rate
@@ -16,32 +18,37 @@ from ftadvise.rendering.units import count, duration, gib, rate
 
 def estimate_view(estimate: Estimate, lang: str, lengths: LengthStats | None = None) -> RenderableType:
     """Everything one estimate says; `lengths` of the data that it was made for."""
-    title = Text(text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware)), style="bold")
+    title = Text(text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware, lang)), style="bold")
     return Group(title, recipe_line(estimate.recipe, lang), Text(), *figures(estimate, lang, lengths))
 
 
 def figures(estimate: Estimate, lang: str, lengths: LengthStats | None = None) -> list[RenderableType]:
-    """Memory, speed, trained parameters, notes, the data's lengths."""
+    """Memory, speed, cost, trained parameters, notes, the data's lengths."""
     device = "cuda" if estimate.hardware.gpus else "cpu"
-    percent = 100 * estimate.trainable_parameters / max(1, estimate.model.total_params)
-    share = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
-    trained = text("trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params))
     return [
         memory_view(estimate.memory, lang, device=device),
-        _headed(text("speed.title", lang), _speed(estimate, lang)),
-        _headed(text("trains.title", lang), Text(trained)),
-        *(_headed(text("note.title", lang), Text(note, style="not bold")) for note in estimate.memory.notes),
-        *([_headed(text("data.title", lang), _data(lengths, estimate.recipe, lang))] if lengths else []),
+        _headed(text("speed.title", lang), speed_line(estimate, lang)),
+        *(_headed(head, words) for head, words in cost_lines(estimate, lang)),
+        _headed(text("trains.title", lang), Text(trained_words(estimate, lang))),
+        *(_headed(text("note.title", lang), Text(in_language(note, lang), style="not bold")) for note in estimate.memory.notes),
+        *([_headed(text("data.title", lang), data_line(lengths, estimate.recipe, lang))] if lengths else []),
     ]
 
 
-def device_name(hardware: Hardware) -> str:
+def trained_words(estimate: Estimate, lang: str) -> str:
+    """How many parameters are trained, and of how many."""
+    percent = 100 * estimate.trainable_parameters / max(1, estimate.model.total_params)
+    share = f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+    return text("trains.line", lang, count=count(estimate.trainable_parameters), share=share, total=count(estimate.model.total_params))
+
+
+def device_name(hardware: Hardware, lang: str) -> str:
     """A machine in a few words: "2 x RTX 4090 (24.0 GiB each)", or the CPU with its RAM."""
     gpus = hardware.gpus
     if not gpus:
-        return f"CPU, {hardware.cpu.name} ({gib(hardware.ram_bytes)} RAM)"
+        return text("device.cpu", lang, name=hardware.cpu.name, ram=gib(hardware.ram_bytes))
     size = gib(gpus[0].memory_bytes)
-    return f"{len(gpus)} x {gpus[0].name} ({size} each)" if len(gpus) > 1 else f"{gpus[0].name} ({size})"
+    return text("device.gpus" if len(gpus) > 1 else "device.gpu", lang, count=len(gpus), name=gpus[0].name, size=size)
 
 
 def recipe_line(recipe: Recipe, lang: str) -> Text:
@@ -70,7 +77,8 @@ def _headed(head: str, body: Text) -> Text:
     return line.append_text(body)
 
 
-def _data(lengths: LengthStats, recipe: Recipe, lang: str) -> Text:
+def data_line(lengths: LengthStats, recipe: Recipe, lang: str) -> Text:
+    """How long the examples of the data are, and what that means for batches."""
     how = text("data.measured" if lengths.measured else "data.estimated", lang)
     shortest, longest = f"{lengths.lengths[0]:,}", f"{lengths.longest:,}"
     words = text(
@@ -86,7 +94,8 @@ def _data(lengths: LengthStats, recipe: Recipe, lang: str) -> Text:
     return line
 
 
-def _speed(estimate: Estimate, lang: str) -> Text:
+def speed_line(estimate: Estimate, lang: str) -> Text:
+    """Tokens per second with the interval, the time of a step, and what bounds it."""
     speed = estimate.throughput
     if speed is None:
         return Text(text("speed.unknown", lang), style="not bold")

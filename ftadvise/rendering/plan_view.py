@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ftadvise.advisor.plan_types import Alternative, Plan, Reason
+from ftadvise.advisor.plan_types import Alternative, Bottleneck, Plan, Reason, Wanted
 from ftadvise.rendering.estimate_view import device_name, figures, recipe_line
 from ftadvise.rendering.texts import text
-from ftadvise.rendering.units import duration, gib
+from ftadvise.rendering.units import gib, rate
 
 _GROUP_STYLES = {"must": "bold red", "should": "bold green", "choice": "dim"}
 
@@ -17,22 +17,22 @@ _GROUP_STYLES = {"must": "bold red", "should": "bold green", "choice": "dim"}
 def plan_view(plan: Plan, lang: str, *, every_rule: bool = False) -> RenderableType:
     """Everything a plan says; rules about settings that simply hold are named in one line unless `every_rule`."""
     estimate = plan.estimate
-    title = text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware))
+    title = text("plan.title", lang, model=estimate.model.id, device=device_name(estimate.hardware, lang))
     blocks: list[RenderableType] = [
         Text(title, style="bold"),
         recipe_line(plan.recipe, lang),
         Text(),
         *figures(estimate, lang, plan.request.lengths),
     ]
-    if plan.duration:
-        line = text("plan.duration", lang, steps=f"{plan.duration.steps:,}", time=duration(3600 * plan.duration.hours))
-        gpu = estimate.hardware.gpu
-        if plan.duration.cost_usd is not None and gpu is not None and gpu.price_usd_per_hour:
-            line += ", " + text("plan.cost", lang, dollars=f"{plan.duration.cost_usd:.2f}", price=f"{gpu.price_usd_per_hour:.2f}")
-        blocks.append(Text("       " + line))
     blocks += [_heading(text("plan.why", lang)), _reasons(plan.reasons, lang, every_rule=every_rule)]
     if plan.alternatives:
         blocks += [_heading(text("plan.considered", lang)), _alternatives(plan.alternatives, lang)]
+    if plan.sensitivity:
+        blocks += [_heading(text("plan.sensitivity", lang)), _sensitivity(plan, lang)]
+    if plan.wanted:
+        blocks += [_heading(text("plan.wanted", lang, label=plan.wanted.label)), _wanted(plan.wanted, lang)]
+    if plan.bottleneck:
+        blocks += [_heading(text("plan.bottleneck", lang)), _bottleneck(plan.bottleneck, lang)]
     if plan.warnings:
         blocks += [_heading(text("plan.warnings", lang)), _warnings(plan, lang)]
     return Group(*blocks)
@@ -40,6 +40,48 @@ def plan_view(plan: Plan, lang: str, *, every_rule: bool = False) -> RenderableT
 
 def _heading(words: str) -> Text:
     return Text(f"\n{words}", style="bold")
+
+
+def _bottleneck(bottleneck: Bottleneck, lang: str) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row("  •", bottleneck.bound.in_language(lang))
+    for key, sentences in (("plan.faster", bottleneck.faster), ("plan.smaller", bottleneck.smaller)):
+        for index, sentence in enumerate(sentences):
+            table.add_row("" if index else Text("  " + text(key, lang), style="cyan"), sentence.in_language(lang))
+    return table
+
+
+def _sensitivity(plan: Plan, lang: str) -> Table:
+    """One size doubled each: memory and speed, with the difference to the plan."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, style="dim")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    base = plan.estimate.memory.device_used_bytes
+    for each in plan.sensitivity:
+        memory, speed = each.estimate.memory, each.estimate.throughput
+        more = memory.device_used_bytes - base
+        table.add_row(
+            Text("  " + each.text.in_language(lang)),
+            gib(memory.device_used_bytes),
+            f"{'+' if more >= 0 else '-'}{gib(abs(more))}",
+            text("plan.rate", lang, speed=rate(speed.tokens_per_second)) if speed else "",
+            Text(text(f"verdict.{memory.verdict}", lang), style="" if memory.verdict == "fits" else "yellow"),
+        )
+    return table
+
+
+def _wanted(wanted: Wanted, lang: str) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for change in wanted.changes:
+        table.add_row("  •", change.text.in_language(lang))
+    return table
 
 
 def _warnings(plan: Plan, lang: str) -> Table:
@@ -56,7 +98,9 @@ def _reasons(reasons: tuple[Reason, ...], lang: str, *, every_rule: bool) -> Tab
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, style="cyan")
     table.add_column()
-    in_brief = [] if every_rule else [each for each in reasons if each.group == "choice" and each.outcome == "applied"]
+    in_brief = (
+        [] if every_rule else [each for each in reasons if each.group == "choice" and each.outcome == "applied" and each.origin is None]
+    )
     for reason in (each for each in reasons if each not in in_brief):
         group = Text("  " + text(f"group.{reason.group}", lang), style=_GROUP_STYLES[reason.group])
         sentence = Text(reason.sentence.in_language(lang))
@@ -65,6 +109,10 @@ def _reasons(reasons: tuple[Reason, ...], lang: str, *, every_rule: bool) -> Tab
         if reason.outcome != "applied":
             sentence.stylize("dim")
             sentence.append(f" ({detail})", style="yellow")
+        elif reason.note and every_rule:
+            sentence.append(f"\n{reason.note.in_language(lang)}", style="dim")
+        if reason.origin:
+            sentence.append(f" [{reason.origin.in_language(lang)}]", style="magenta")
         table.add_row(group, reason.rule, sentence)
     if in_brief:
         names = ", ".join(reason.rule for reason in in_brief)

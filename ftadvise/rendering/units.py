@@ -28,6 +28,16 @@ def rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
+def dollars(usd: float) -> str:
+    """US dollars: "$0.04", "$1.03", "$1,240"."""
+    return f"${usd:,.0f}" if usd >= 100 else f"${usd:.2f}" if usd >= 0.1 or usd == 0 else f"${usd:.2g}"
+
+
+def kwh(energy: float) -> str:
+    """Kilowatt-hours with two significant digits: "0.82 kWh", "120 kWh"."""
+    return f"{energy:,.0f} kWh" if energy >= 10 else f"{energy:.2g} kWh"
+
+
 def duration(seconds: float) -> str:
     """A duration: "0.40 s", "12 s", "3.5 min", "2.1 h"."""
     if seconds < 120:

@@ -28,7 +28,7 @@ from ftadvise.estimator.calibration_store import (
     store_run,
 )
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.estimator.speed.calibrated import correction_for, rates_for, without_calibration
+from ftadvise.estimator.speed.calibrated import context_bytes_for, correction_for, rates_for, without_calibration
 from ftadvise.estimator.speed.rates import Rates
 from ftadvise.estimator.speed_correction import speed_correction
 from ftadvise.estimator.stack import stack_of
@@ -144,7 +144,11 @@ def test_two_processes_that_write_at_once_lose_nothing(own_store: Path) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == "ready\n"
     for process in processes:  # all have imported everything: now they write at the same time
-        process.communicate("go\n", timeout=60)
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=60)
     assert [process.returncode for process in processes] == [0, 0, 0]
     runs = read_calibration(own_store).runs
     assert sorted((run.model, run.steps) for run in runs) == sorted((name, step) for name in names for step in range(15))
@@ -342,8 +346,9 @@ def test_the_same_model_weighs_most_and_others_are_less_sure() -> None:
     other = finished(2.0, model="other/model")
     assert correction(finished(0.8), other).ratio == pytest.approx(0.8)
     alone = correction(other)
-    assert (alone.ratio, alone.same_model) == (pytest.approx(2.0), False)
-    assert alone.high == pytest.approx(2.5)
+    assert (alone.ratio, alone.same_model) == (pytest.approx(2.0**0.5), False)
+    assert alone.high == pytest.approx(1.25 * 2.0**0.5)
+    assert correction(*[other] * 8).ratio == pytest.approx(2.0 ** (8 / 9))
 
 
 def test_one_run_on_a_busy_machine_moves_nothing_but_the_interval() -> None:
@@ -411,3 +416,11 @@ def test_what_is_stored_is_what_a_prediction_uses_until_it_is_switched_off(monke
     monkeypatch.setenv("FTADVISE_NO_CALIBRATION", "1")
     assert rates_for(CPU) == derived
     assert correction_for(CPU, MODEL, RECIPE, STACK) is None
+
+
+def test_the_context_is_that_of_the_gpu_it_was_measured_on() -> None:
+    assert context_bytes_for(GPU) is None
+    store_device(measured(GPU, context_bytes=400 << 20))
+    assert context_bytes_for(GPU) == 400 << 20
+    assert context_bytes_for(CPU) is None
+    assert context_bytes_for(dataclasses.replace(GPU, driver_version="600.1")) is None

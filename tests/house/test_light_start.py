@@ -37,6 +37,7 @@ print(__import__("json").dumps([code, [name for name in {heavy!r} if name in sys
         ["rules"],
         ["explain", "gpu.mid_low"],
         ["probe"],
+        ["calibrate", "--show"],
         ["run", "--help"],
     ],
     ids=" ".join,

@@ -1,0 +1,69 @@
+"""Chinese for what the rooms below say in English: errors, hints, notes of an estimate.
+
+They raise and note plain English sentences, because their callers are programs as well as people. chinese.yaml holds each of these
+sentences once, as it stands in the code with {placeholders} for what the code fills in, beside its Chinese; a sentence is recognised by its
+pattern when it is shown. What {problem} and {meaning} stand for is looked up in turn, because sentences contain sentences; names, paths and
+values stay as they are. A sentence that is not there stays English; a test lists the sentences of the code that are missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+from ftadvise.advisor.texts import Text, message_templates
+from ftadvise.profiles.errors import FtadviseError
+from ftadvise.profiles.yaml_store import load_yaml
+
+_PLACEHOLDER = re.compile(r"{(\w*)}")
+_LOOKED_UP = frozenset({"problem", "meaning"})
+_DEEPEST = 4
+"""Sentences inside sentences: a file and line, a rule, a problem, its cause."""
+
+
+def in_language(sentence: str, lang: str) -> str:
+    """`sentence`, an English one from the code, in `lang` ("en" or "zh"); as it is where there is no Chinese for it."""
+    return _chinese(sentence, _DEEPEST) if lang == "zh" else sentence
+
+
+def error_words(error: FtadviseError | str, hint: str | None) -> tuple[str, str | None]:
+    """Message and hint of an error in Chinese; an error that brings its own Chinese says it."""
+    own = getattr(error, "message", None)
+    if isinstance(own, Text):
+        changes = "；或".join(change.text.zh for change in getattr(error, "changes", ()))
+        return own.zh, changes or None
+    return in_language(str(error), "zh"), None if hint is None else in_language(hint, "zh")
+
+
+@functools.cache
+def chinese_sentences() -> dict[str, dict[str, str]]:
+    """The Chinese of each English sentence, both with {placeholders}: those that stand in the code, and those put together from pieces."""
+    sentences: dict[str, dict[str, str]] = load_yaml(Path(__file__).parent / "chinese.yaml")
+    return sentences
+
+
+def _chinese(sentence: str, depth: int) -> str:
+    if depth == 0 or not sentence:
+        return sentence
+    for pattern, chinese in _patterns():
+        match = pattern.fullmatch(sentence)
+        if match:
+            values = match.groupdict()
+            return chinese.format(**values | {name: _chinese(values[name], depth - 1) for name in _LOOKED_UP & values.keys()})
+    return sentence
+
+
+@functools.cache
+def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Each sentence as a pattern, those with the most words of their own first."""
+    merged = {template["en"]: template["zh"] for template in message_templates().values()}
+    for part in chinese_sentences().values():
+        merged |= part
+    pairs = sorted(merged.items(), key=lambda pair: -len(_PLACEHOLDER.sub("", pair[0])))
+    return tuple((re.compile(_pattern(english), re.DOTALL), chinese) for english, chinese in pairs)
+
+
+def _pattern(english: str) -> str:
+    words = _PLACEHOLDER.split(english)  # text, name, text, name, ..., text
+    return "".join(f"(?P<{part}>.*?)" if index % 2 else re.escape(part) for index, part in enumerate(words))

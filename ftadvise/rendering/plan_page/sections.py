@@ -1,0 +1,152 @@
+"""The sections of the page that are tables and lists of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
+
+from ftadvise.advisor.plan_types import Alternative, Change, Group, Plan, Reason, Variation, Wanted
+from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.rendering.chinese import in_language
+from ftadvise.rendering.cost_view import cost_lines
+from ftadvise.rendering.plan_page.elements import Child, el, words
+from ftadvise.rendering.texts import text
+from ftadvise.rendering.units import gib, rate
+
+_SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("method", ("method", "quantization", "double_quantization", "rank", "alpha", "dropout", "target_modules", "high_precision_modules")),
+    ("batch", ("micro_batch", "gradient_accumulation", "seq_len", "packing")),
+    ("memory", ("gradient_checkpointing", "attention", "loss", "optimizer", "sharding", "offload", "compute_dtype", "adapter_dtype")),
+    ("training", ("learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "epochs", "max_steps", "seed")),
+)
+_NO_ADAPTER = ("rank", "alpha", "dropout", "target_modules", "adapter_dtype")
+
+
+def settings(recipe: Recipe, lang: str) -> Child:
+    """Every field of the recipe, in groups."""
+    boxes = []
+    for group, names in _SETTINGS:
+        pairs = [
+            el("div", el("dt", name), el("dd", _value(getattr(recipe, name), lang)))
+            for name in names
+            if not (recipe.method == "full" and name in _NO_ADAPTER)
+        ]
+        boxes.append(el("div", el("h3", text(f"page.settings.{group}", lang)), el("dl", pairs)))
+    return el("div", boxes, class_="settings")
+
+
+def costs(estimate: Estimate, lang: str) -> Child:
+    """Time, money and energy, with what they rest on."""
+    lines = cost_lines(estimate, lang)
+    if not lines:
+        return el("p", text("speed.unknown", lang))
+    return el("dl", [el("div", el("dt", head), el("dd", words(line.plain))) for head, line in lines], class_="lines")
+
+
+def alternatives_table(alternatives: Sequence[Alternative], lang: str) -> Child:
+    """What else was considered, and the number that rejected it."""
+    rows = []
+    for each in alternatives:
+        memory, speed = each.estimate.memory, each.estimate.throughput
+        figures = (gib(memory.device_used_bytes), rate(speed.tokens_per_second) if speed and memory.fits else "–", str(each.score))
+        name: list[Child] = [in_language(each.label, lang), " ", _badge(memory.verdict, lang)]
+        rows.append(Row(name, figures, each.reason.in_language(lang)))
+    return _table(("recipe", "memory", "tokens_per_second", "score", "why_not"), rows, lang)
+
+
+def sensitivity_table(variations: Sequence[Variation], estimate: Estimate, lang: str) -> Child:
+    """What the next longer sequence, larger batch or higher rank costs, beside the plan's figures."""
+    base, rows = estimate.throughput, []
+    for each in variations:
+        memory, speed = each.estimate.memory, each.estimate.throughput
+        more = memory.device_used_bytes - estimate.memory.device_used_bytes
+        faster = f"{100 * (speed.tokens_per_second / base.tokens_per_second - 1):+.0f} %" if speed and base else "–"
+        figures = (gib(memory.device_used_bytes), _signed(more), rate(speed.tokens_per_second) if speed else "–", faster)
+        rows.append(Row([each.text.in_language(lang), " ", _badge(memory.verdict, lang)], figures))
+    return _table(("change", "memory", "more", "tokens_per_second", "faster"), rows, lang)
+
+
+def changes_table(changes: Sequence[Change], lang: str) -> Child:
+    """What would make something fit, the smallest change first."""
+    rows = []
+    for index, change in enumerate(changes, 1):
+        estimate = change.estimate
+        speed = estimate.throughput if estimate else None
+        figures = (gib(estimate.memory.high_bytes) if estimate else "–", rate(speed.tokens_per_second) if speed else "–")
+        rows.append(Row([f"{index}."], figures, change.text.in_language(lang)))
+    return _table(("rank", "at_most", "tokens_per_second", "change"), rows, lang)
+
+
+def wanted_words(wanted: Wanted, lang: str) -> list[Child]:
+    """What the approach would need that the rules would rather have."""
+    label = in_language(wanted.label, lang)
+    return [el("p", text("page.wanted", lang, label=label, score=wanted.score)), changes_table(wanted.changes, lang)]
+
+
+class Row(NamedTuple):
+    """A line of a table."""
+
+    name: list[Child]
+    figures: Sequence[str]
+    sentence: str | None = None
+
+
+def _table(heads: Sequence[str], rows: Sequence[Row], lang: str) -> Child:
+    """A table of names, figures and perhaps a sentence; on a phone each row is a block, where `data-head` says what a figure is."""
+    named = [text(f"page.{head}", lang) for head in heads]
+    lines = []
+    for row in rows:
+        cells = [el("td", figure, data_head=head) for head, figure in zip(named[1:], row.figures, strict=False)]
+        sentence = None if row.sentence is None else el("td", words(row.sentence), class_="words")
+        lines.append(el("tr", el("th", row.name, scope="row"), cells, sentence))
+    head = el("tr", [el("th", each, scope="col") for each in named])
+    return el("div", el("table", el("thead", head), el("tbody", lines), class_="figures"), class_="wide")
+
+
+def _badge(verdict: str, lang: str) -> Child:
+    return el("span", text(f"verdict.{verdict}", lang), class_=f"badge {verdict}")
+
+
+def _signed(num_bytes: int) -> str:
+    size = gib(abs(num_bytes))
+    return size if size == "0" else ("+" if num_bytes > 0 else "−") + size
+
+
+def reason_groups(plan: Plan, lang: str) -> list[Child]:
+    """Must, should, choice: each with what it means, and its reasons."""
+    blocks: list[Child] = []
+    for group in get_args(Group):
+        found = plan.reasons_in(group)
+        if found:
+            blocks += [
+                el("h3", text(f"group.{group}", lang), " ", el("small", text(f"page.group.{group}", lang))),
+                el("ul", [_reason(each, lang) for each in found], class_=f"reasons {group}"),
+            ]
+    return blocks
+
+
+def _reason(reason: Reason, lang: str) -> Child:
+    parts: list[Child] = [el("code", reason.rule), " ", el("span", words(reason.sentence.in_language(lang)))]
+    if reason.outcome != "applied":
+        outcome = text(f"outcome.{reason.outcome}", lang)
+        parts.append(
+            el("p", el("span", outcome, class_="badge tight"), " ", words(reason.detail.in_language(lang) if reason.detail else ""))
+        )
+    if reason.note:
+        parts.append(el("p", words(reason.note.in_language(lang))))
+    if reason.comment:
+        parts.append(el("p", text("rule.comment", lang), text("page.colon", lang), reason.comment.in_language(lang), class_="quiet"))
+    about = [text("page.weight", lang, weight=reason.weight)] if reason.weight else []
+    about += [text("page.source", lang, source=reason.source)] if reason.source else []
+    if about:
+        parts.append(el("p", words(" · ".join(about)), class_="quiet"))
+    return el("li", parts, class_=None if reason.outcome == "applied" else "not-applied")
+
+
+def _value(value: object, lang: str) -> str:
+    if isinstance(value, bool):
+        return text("page.on" if value else "page.off", lang)
+    if isinstance(value, tuple):
+        return ", ".join(value) or "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
