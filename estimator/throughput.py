@@ -28,7 +28,8 @@ def estimate_throughput(
     step: RecordedStep | None = None,
     rates: Rates | None = None,
 ) -> ThroughputEstimate | None:
-    """Tokens per second of all GPUs together (padded) and seconds per optimizer step, or None when the device's rates are not known.
+    """Tokens per second of all GPUs together (padded) and seconds per optimizer step, or None when the device's rates are not known, or
+    part of the model lives in host memory: what the bus and the host's processor take for that is not modelled.
 
     Args:
         batch: the micro batch that occurs on average; by default the largest the recipe allows.
@@ -37,7 +38,7 @@ def estimate_throughput(
     """
     corrects = rates is None
     rates = rates or rates_for(hardware)
-    if rates is None:
+    if rates is None or recipe.offload != "none":
         return None
     step = step or recorded_step(model, hardware, recipe, stack, batch)
     gpus = max(1, len(hardware.gpus)) if recipe.sharding != "none" else 1
