@@ -19,7 +19,7 @@ DEV_INSTALLED := $(VENV)/.dev-installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format accuracy metered agreement gpu bench bench-peers picture docs clean
+.PHONY: help demo test lint format check-exports accuracy metered agreement gpu bench bench-peers picture docs clean
 
 help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -42,9 +42,10 @@ format: $(DEV_INSTALLED)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-accuracy: $(INSTALLED)  ## predicted beside published and metered memory: docs/accuracy.md (TRACE=--trace also traces, minutes)
+accuracy: $(INSTALLED)  ## predicted beside published memory and speed: docs/*accuracy.md (TRACE=--trace also traces, minutes)
 	$(PIP) $(CONSTRAINTS) --editable '.[run,bench]'
 	$(BIN)/python -m benchmarks.accuracy $(TRACE)
+	$(BIN)/python -m benchmarks.accuracy --throughput
 	$(BIN)/python -m benchmarks.reserve_share
 	$(BIN)/python docs/refresh.py
 
@@ -65,6 +66,9 @@ bench: $(INSTALLED)  ## how fast the estimators are, and what a process holds be
 bench-peers: $(INSTALLED)  ## the public estimators on the published measurements, each in its own environment (package index needed)
 	$(BIN)/python -m benchmarks.peers
 
+check-exports: $(INSTALLED)  ## every export to the target's own parser, each in its own environment (package index needed)
+	$(BIN)/python -m benchmarks.exports
+
 docs: $(INSTALLED)  ## write --help texts and the benchmarks' figures into the documentation
 	$(BIN)/python docs/refresh.py
 
@@ -72,7 +76,7 @@ picture: $(INSTALLED)  ## make docs/picture.svg from a plan and the run that `ma
 	$(BIN)/python docs/make_picture.py ftadvise-runs/demo/run
 
 clean:  ## remove the environments, caches and builds (runs are kept)
-	rm -rf $(VENV) .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers .venv-exports build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints-cpu.txt

@@ -20,7 +20,7 @@ _HOMES = {
     "Text": "texts",
     "explain_rule": "explain",
     "list_rules": "explain",
-    "load_rules": "rule_schema",
+    "load_rules": "rule_set",
     "make_plan": "planner",
 }
 __all__ = sorted(_HOMES)

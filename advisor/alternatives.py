@@ -1,42 +1,84 @@
-"""Alternatives: what else was considered, and in one sentence why it is not the recommended recipe."""
+"""Alternatives: what else was considered, and in one sentence with one number why it is not the recommended recipe."""
 
 from __future__ import annotations
 
-from ftadvise.advisor.plan_types import Alternative, PlanRequest
-from ftadvise.advisor.search import STANDARD, Considered, Price, SearchResult, approach_rank, longest_that_fits
-from ftadvise.advisor.texts import Text, gib, message, rate
+from ftadvise.advisor.limits import dollar_words
+from ftadvise.advisor.plan_types import Alternative
+from ftadvise.advisor.search import STANDARD, Considered, Price, SearchResult, approach_rank
+from ftadvise.advisor.texts import Text, duration_words, gib, message, rate
 from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.recipe import Sharding
+from ftadvise.profiles.errors import FtadviseError
+from ftadvise.profiles.hardware import GIB
+
+_LAYOUTS: tuple[Sharding, ...] = ("ddp", "zero2", "zero3", "fsdp")
 
 
-def alternatives(result: SearchResult, chosen: Considered, price: Price, request: PlanRequest) -> tuple[Alternative, ...]:
-    """The best recipe of every other approach (best first, then those that do not fit), and the longest sequences that fit, where
-    the data is not known to be shorter."""
+def alternatives(result: SearchResult, chosen: Considered, price: Price) -> tuple[Alternative, ...]:
+    """The best recipe of every other approach, best first, then those that do not fit; of several GPUs the other layouts first."""
     assert chosen.best is not None  # noqa: S101 - only an approach that fits is chosen
+    listed = _other_layouts(chosen, chosen.best, price)
     others = [each for each in result.considered if each is not chosen]
     fitting = sorted((each for each in others if each.best is not None), key=approach_rank, reverse=True)
-    listed = [Alternative(each.best.recipe.label, each.best, _why_not(each, chosen), each.score) for each in fitting if each.best]
+    listed += [Alternative(_label(each.best), each.best, _why_not(each, chosen), each.score) for each in fitting if each.best]
     for each in others:
         if each.best is None:
-            memory = each.leanest.memory
-            high, missing, available = (
-                gib(n) for n in (memory.high_bytes, memory.high_bytes - memory.available_bytes, memory.available_bytes)
-            )
-            why = message("alternative_does_not_fit", high=high, missing=missing, available=available)
-            listed.append(Alternative(each.leanest.recipe.label, each.leanest, why, each.score))
-    covered = request.lengths is not None and request.lengths.truncated(chosen.best.recipe.seq_len) == 0
-    if result.facts.has_gpu and "seq_len" not in request.fixed and not covered:
-        longer = longest_that_fits(chosen.best, price, request.fixed)
-        if longer is not None:
-            recipe = longer.recipe
-            speed = _speed(longer)
-            tokens = Text(f", {rate(speed)} tokens/s", f"，每秒 {rate(speed)} 个 token") if speed else Text("", "")
-            why = message("alternative_longer", seq_len=f"{recipe.seq_len:,}", micro_batch=recipe.micro_batch, speed=tokens)
-            listed.append(Alternative(f"{recipe.label}, {recipe.seq_len:,} tokens", longer, why, chosen.score))
+            listed.append(Alternative(_label(each.leanest), each.leanest, _too_big(each.leanest), each.score))
     return tuple(listed)
 
 
+def _label(estimate: Estimate) -> str:
+    """The recipe's name, with what is unusual about it here."""
+    recipe = estimate.recipe
+    unusual: list[str] = [recipe.sharding] if recipe.sharding not in ("none", "ddp") else []
+    unusual += ["paged Adam"] if estimate.memory.fits and recipe.optimizer.startswith("paged") else []
+    return ", ".join([recipe.label, *unusual])
+
+
+def _too_big(estimate: Estimate) -> Text:
+    memory = estimate.memory
+    high, missing, available = (gib(n) for n in (memory.high_bytes, memory.high_bytes - memory.available_bytes, memory.available_bytes))
+    return message("alternative_does_not_fit", high=high, missing=missing, available=available)
+
+
+def _other_layouts(chosen: Considered, best: Estimate, price: Price) -> list[Alternative]:
+    """The chosen recipe on the same GPUs shared otherwise: what each needs, or how much slower it is."""
+    recipe = best.recipe
+    if recipe.sharding == "none" or len(best.hardware.gpus) < 2:
+        return []
+    found = []
+    for sharding in _LAYOUTS:
+        skipped = sharding == recipe.sharding or (sharding == "zero2" and recipe.method != "full")
+        if skipped or (sharding == "fsdp" and recipe.sharding in ("none", "ddp")):
+            continue
+        try:
+            other = price(recipe.replace(sharding=sharding, offload="none"))
+        except FtadviseError:
+            continue
+        if not other.memory.fits:
+            memory = other.memory
+            why = message("layout_does_not_fit", high=gib(memory.high_bytes), missing=gib(memory.high_bytes - memory.available_bytes))
+        else:
+            percent = round(100 * (1 - _speed(other) / _speed(best))) if _speed(best) else 0
+            saved = best.memory.device_used_bytes - other.memory.device_used_bytes
+            same = abs(saved) < 0.05 * GIB
+            slower = message("slower_by", percent=percent) if percent > 0 else message("as_fast")
+            numbers = {} if same else {"saved": gib(abs(saved))}
+            why = message("layout_same" if same else "layout_smaller" if saved > 0 else "layout_larger", speed=slower, **numbers)
+        found.append(Alternative(f"{recipe.label}, {sharding}", other, why, chosen.score))
+    return found
+
+
 def _why_not(other: Considered, chosen: Considered) -> Text:
-    """The scores, and how much slower or faster it is."""
+    """The scores, and how much slower or faster it is; or that it takes longer than it may, or fits only tightly."""
+    assert other.best is not None  # noqa: S101 - the caller has seen to it
+    if chosen.within_limits and not other.within_limits and other.best.cost:
+        cost = other.best.cost
+        time = duration_words(3600 * cost.hours.value)
+        return message("alternative_over_limit", score=other.score, time=time, dollars=dollar_words(cost))
+    if chosen.comfortable and not other.comfortable:
+        memory = other.best.memory
+        return message("alternative_tight", score=other.score, high=gib(memory.high_bytes), available=gib(memory.available_bytes))
     if other.score == chosen.score and other.approach not in STANDARD and chosen.approach in STANDARD:
         return message("alternative_not_standard", score=other.score)
     speed, best_speed = _speed(other.best), _speed(chosen.best)

@@ -6,16 +6,20 @@ from ftadvise.advisor.candidates import defaults
 from ftadvise.advisor.plan_types import PlanRequest
 from ftadvise.advisor.reasons import settings_for
 from ftadvise.advisor.search import Considered, SearchResult
-from ftadvise.advisor.texts import Text, gib, message, rate
+from ftadvise.advisor.texts import Text, duration_words, gib, message, rate
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import DTYPE_BYTES
+
+_GPUS_OF_A_NODE = 8
 
 
 def cautions(
     result: SearchResult, chosen: Considered, estimate: Estimate, request: PlanRequest, *, wanted_seq_len: int
 ) -> tuple[Text, ...]:
     """All warnings of a plan: from rules, from the fit, the hardware, the model, and flags outside the documents' ranges."""
-    rule_warnings = [effect.text for match in result.matches + chosen.settled for effect in match.effects("warn") if effect.text]
+    rule_warnings = [
+        effect.text for match in result.matches + chosen.settled if match.premise_holds for effect in match.effects("warn") if effect.text
+    ]
     return tuple(
         rule_warnings
         + _fit(estimate, wanted_seq_len)
@@ -25,18 +29,11 @@ def cautions(
     )
 
 
-def duration_words(seconds: float) -> str:
-    """A duration for a sentence: "0.4 s", "12 s", "3.5 min", "2.1 h"."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def _fit(estimate: Estimate, wanted_seq_len: int) -> list[Text]:
     memory, recipe, model = estimate.memory, estimate.recipe, estimate.model
     found = []
     if memory.verdict == "tight":
-        found.append(message("tight", free=gib(memory.available_bytes - memory.high_bytes)))
+        found.append(message("tight", missing=gib(memory.high_bytes - memory.available_bytes)))
     if recipe.seq_len < wanted_seq_len:
         found.append(message("shortened", seq_len=recipe.seq_len, wanted=wanted_seq_len))
     if model.max_position and recipe.seq_len > model.max_position:
@@ -60,10 +57,16 @@ def _cpu(estimate: Estimate) -> list[Text]:
 
 
 def _many_gpus(estimate: Estimate) -> list[Text]:
-    gpus = estimate.hardware.gpus
+    gpus, recipe = estimate.hardware.gpus, estimate.recipe
+    if recipe.offload != "none":
+        return [message("offload_not_timed", total=gib(estimate.memory.host_bytes * len(gpus)))]
     if len(gpus) < 2:
         return []
-    found = [message("many_gpus", count=len(gpus))] if estimate.recipe.sharding == "ddp" else []
+    found = []
+    if recipe.sharding == "none":
+        found.append(message("one_of_many", count=len(gpus)))
+    elif len(gpus) > _GPUS_OF_A_NODE:
+        found.append(message("many_nodes", count=len(gpus)))
     smallest = min(gpus, key=lambda gpu: gpu.memory_bytes if gpu.free_bytes is None else gpu.free_bytes)
     if smallest.memory_bytes < gpus[0].memory_bytes:
         found.append(message("mixed_gpus", name=gpus[0].name, smaller=smallest.name))

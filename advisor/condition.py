@@ -3,12 +3,17 @@
 simpleeval walks the parsed expression and never calls `eval`. It has no types, so the check here is what refuses an unknown fact, a text
 compared with a number, or a misspelt value ("reserach") before any plan is made. (The library `rule-engine` has typed contexts, but builds
 its parser's tables at every import: 0.6 s, more than a whole `ftadvise plan` may take.)
+
+A rule file may come from anyone. What a condition can do is bounded by its grammar, not by watching it: facts, constants, comparisons, and,
+or, not, and lists of those. There is no call, no attribute, no arithmetic, so nothing to reach files with and nothing that grows. Length
+and depth are limited, so that neither parser nor evaluation can be made to recurse or to last.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +33,8 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.USub: operator.neg,
 }
 MAX_LENGTH = 1000
+MAX_DEPTH = 24
+"""Levels of nesting. `a and (b or not c in (d, e))` has six; the parser's own limits lie near 100."""
 
 
 class Condition:
@@ -37,31 +44,52 @@ class Condition:
         InputError: on construction, when the text is not such a condition: broken syntax, an unknown fact, a wrong type or value.
     """
 
-    __slots__ = ("_node", "names", "text")
+    __slots__ = ("_evaluator", "_node", "names", "stage", "text")
 
     def __init__(self, text: str, types: Mapping[str, tuple[FactType, tuple[str, ...]]]) -> None:
         if len(text) > MAX_LENGTH:
             raise InputError(f"a condition has at most {MAX_LENGTH} characters")
         try:
-            self._node = ast.parse(text.strip(), mode="eval").body
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what Python only warns of, such as an unknown escape, is wrong here
+                self._node = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise InputError(f"{text!r} is not a condition ({getattr(error, 'msg', None) or error})") from None
+        if _deeper_than(self._node, MAX_DEPTH):
+            raise InputError(f"a condition nests at most {MAX_DEPTH} levels deep")
         self.text = text
+        self._evaluator: Any = None
         self.names: frozenset[str] = frozenset(node.id for node in ast.walk(self._node) if isinstance(node, ast.Name))
         if _Checker(types).type_of(self._node) != "bool":
             raise InputError(f"{text!r} is not true or false", hint="compare it with something, such as gpu_memory_gib <= 12")
-
-    @property
-    def stage(self) -> int:
-        """The stage at which all its facts are known (see `STAGE_OF_FACT`)."""
-        return max((STAGE_OF_FACT.get(name, 0) for name in self.names), default=0)
+        self.stage = max((STAGE_OF_FACT.get(name, 0) for name in self.names), default=0)
+        """The stage at which all its facts are known (index into `facts.STAGE_NAMES`)."""
 
     def matches(self, facts: Mapping[str, Any]) -> bool:
         """Whether the condition holds for these facts."""
-        from simpleeval import EvalWithCompoundTypes
+        if self._evaluator is None:
+            from simpleeval import EvalWithCompoundTypes
 
-        evaluator = EvalWithCompoundTypes(operators=_OPERATORS, functions={}, names=facts)
-        return bool(evaluator.eval(self.text, previously_parsed=self._node))
+            self._evaluator = EvalWithCompoundTypes(operators=_OPERATORS, functions={})
+        self._evaluator.names = facts
+        return bool(self._evaluator.eval(self.text, previously_parsed=self._node))
+
+    def __eq__(self, other: object) -> bool:
+        """Conditions are equal when they say the same."""
+        return isinstance(other, Condition) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _deeper_than(node: ast.AST, limit: int) -> bool:
+    """Whether the tree has more levels than `limit`; level by level, because recursion is what a deep tree would break."""
+    level = [node]
+    for _ in range(limit):
+        level = [child for parent in level for child in ast.iter_child_nodes(parent)]
+        if not level:
+            return False
+    return True
 
 
 class _Checker:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+from ftadvise.advisor.limits import limit_words
 from ftadvise.advisor.plan_types import APPROACH_LABELS, Approach, Group, Outcome, PlanRequest, Reason
 from ftadvise.advisor.rule_engine import Match
-from ftadvise.advisor.search import Considered, SearchResult, approach_rank, comparable_speed
-from ftadvise.advisor.texts import MESSAGE_PREFIX, Text, gib, message, rate
+from ftadvise.advisor.rule_schema import Rule
+from ftadvise.advisor.search import Considered, SearchResult, approach_rank, comparable_speed, preference
+from ftadvise.advisor.texts import MESSAGE_PREFIX, Text, duration_words, gib, message, rate
 from ftadvise.estimator.estimate_types import Estimate
 
 _SILENT_SIZES = ((8, 12.5, 7, 13), (15, 30, 13, 30))
@@ -42,7 +44,9 @@ def _findings(result: SearchResult, chosen: Considered, estimate: Estimate, requ
     """What the planner itself has to say: the fit, the choice, the number format, and where the documents are silent."""
     memory, facts, label = estimate.memory, result.facts, estimate.recipe.label
     numbers = {"used": gib(memory.device_used_bytes), "high": gib(memory.high_bytes), "available": gib(memory.available_bytes)}
-    found = [_finding("fits", "must", f"keep {label}", label=label, **numbers), _choice(result, chosen, request)]
+    name = "fits" if memory.verdict == "fits" else "fits_tightly"
+    found = [_finding(name, "must", f"keep {label}", label=label, **numbers), _choice(result, chosen, request)]
+    found += _layout(estimate, request) + _conceded(chosen)
     if "compute_dtype" not in request.fixed:
         gpu = estimate.hardware.gpu
         dtype = estimate.recipe.compute_dtype
@@ -60,6 +64,28 @@ def _finding(message_id: str, group: Group, effect: str, **values: Any) -> Reaso
     return Reason(MESSAGE_PREFIX + message_id, group, message(message_id, **values), effect, "applied")
 
 
+def _layout(estimate: Estimate, request: PlanRequest) -> list[Reason]:
+    """How several GPUs share the work, and why."""
+    recipe, gpus = estimate.recipe, len(estimate.hardware.gpus)
+    if gpus < 2 or "sharding" in request.fixed:
+        return []
+    shares = estimate.throughput.shares if estimate.throughput else {}
+    values: dict[str, Any] = {"gpus": gpus, "label": recipe.label, "used": gib(estimate.memory.device_used_bytes)}
+    values |= {"percent": f"{100 * shares.get('communication', 0.0):.0f}"}
+    name = {"ddp": "layout_ddp", "zero2": "layout_zero2"}.get(recipe.sharding, "layout_divided")
+    found = [_finding(name, "must" if recipe.sharding != "ddp" else "choice", f"set sharding = {recipe.sharding}", **values)]
+    if recipe.offload != "none":
+        found.append(_finding("layout_offload", "must", f"set offload = {recipe.offload}", label=recipe.label))
+    return found
+
+
+def _conceded(chosen: Considered) -> list[Reason]:
+    """What was given up so that it fits."""
+    effects = {name: f"set {name} = {value}" for name, value in chosen.conceded.items()}
+    label = APPROACH_LABELS[chosen.approach]
+    return [_finding(f"conceded_{name}", "must", effect, label=label, value=chosen.conceded[name]) for name, effect in effects.items()]
+
+
 def _choice(result: SearchResult, chosen: Considered, request: PlanRequest) -> Reason:
     """Why this approach and not another that fits."""
     label, effect = APPROACH_LABELS[chosen.approach], f"choose {chosen.approach}"
@@ -68,10 +94,24 @@ def _choice(result: SearchResult, chosen: Considered, request: PlanRequest) -> R
         return _finding("asked_for", "must", effect, chosen=label)
     if not others:
         return _finding("only_one_fits", "must", effect, chosen=label)
+    over = [each for each in others if not each.within_limits]
+    if chosen.within_limits and over and max(each.score for each in over) > chosen.score:
+        names = ", ".join(f"{APPROACH_LABELS[each.approach]} {duration_words(_seconds(each))}" for each in over)
+        time = duration_words(_seconds(chosen))
+        return _finding("chosen_by_limit", "must", effect, chosen=label, time=time, limit=limit_words(request), others=names)
+    tight = [each for each in others if not each.comfortable]
+    if chosen.comfortable and tight and max(each.score for each in tight) > chosen.score:
+        most = max(tight, key=lambda each: each.score)
+        assert most.best is not None  # noqa: S101 - it is one of those that fit
+        high, available = gib(most.best.memory.high_bytes), gib(most.best.memory.available_bytes)
+        others_words = APPROACH_LABELS[most.approach]
+        return _finding("chosen_by_room", "must", effect, chosen=label, other=others_words, high=high, available=available)
     if max(each.score for each in others) < chosen.score:
         against = ", ".join(f"{each.score} ({APPROACH_LABELS[each.approach]})" for each in others)
         return _finding("chosen_by_score", "should", effect, chosen=label, score=chosen.score, others=against)
-    tied = [each for each in others if approach_rank(each)[:2] == approach_rank(chosen)[:2]]
+    tied = [each for each in others if preference(each) == preference(chosen)]
+    if not tied and chosen.comfortable and all(not each.comfortable for each in others if each.score == chosen.score):
+        return _finding("chosen_comfortable", "should", effect, chosen=label, score=chosen.score)
     if not tied:
         return _finding("chosen_standard", "should", effect, chosen=label, score=chosen.score)
     second = max(tied, key=approach_rank)
@@ -86,6 +126,12 @@ def _tie_break(chosen: Considered, other: Considered) -> Text:
     return message("why_room")
 
 
+def _seconds(considered: Considered) -> float:
+    """How long the whole training takes, where it is known."""
+    best = considered.best
+    return 3600 * best.cost.hours.value if best and best.cost else 0.0
+
+
 def _speed(estimate: Estimate | None) -> str:
     return rate(estimate.throughput.tokens_per_second) if estimate and estimate.throughput else "?"
 
@@ -96,10 +142,19 @@ def _rule_reason(match: Match, result: SearchResult, chosen: Considered, estimat
     kinds = {effect.kind for effect in rule.effects}
     group: Group = "must" if kinds & {"require", "forbid"} else "should" if kinds & {"prefer", "discourage", "warn"} else "choice"
     outcome, detail = _preference_outcome(match, result, chosen, request)
-    if detail is None and kinds & {"set", "at_least", "at_most"}:
+    if detail is None and match.premise_holds and kinds & {"set", "at_least", "at_most"}:
         outcome, detail = _settings_outcome(match, chosen.approach, estimate, request)
     note = next((effect.text for effect in match.effects("note", "warn")), None)
-    return Reason(rule.id, group, rule.sentence, rule.effect_words, outcome, rule.weight, rule.source, detail, note, rule.comment)
+    return Reason(
+        rule.id, group, rule.sentence, rule.effect_words, outcome, rule.weight, rule.source, detail, note, rule.comment, rule_origin(rule)
+    )
+
+
+def rule_origin(rule: Rule) -> Text | None:
+    """Where a rule of the user's own comes from, and which rule it replaces; None for those that come with ftadvise."""
+    if not rule.own:
+        return None
+    return message("own_rule_replaces", file=rule.file, replaces=rule.replaces) if rule.replaces else message("own_rule", file=rule.file)
 
 
 def _preference_outcome(match: Match, result: SearchResult, chosen: Considered, request: PlanRequest) -> tuple[Outcome, Text | None]:
@@ -110,7 +165,7 @@ def _preference_outcome(match: Match, result: SearchResult, chosen: Considered, 
     if not preferred:
         preferred = tuple(each.approach for each in result.considered if each.approach not in avoided) if avoided else ()
     if not preferred:
-        return "applied", None
+        return ("applied" if match.premise_holds else "moot"), None
     if not match.premise_holds:
         lora = result.reference.get("lora")
         if lora is None:
@@ -127,7 +182,12 @@ def _preference_outcome(match: Match, result: SearchResult, chosen: Considered, 
     if not result.facts.has_gpu:
         return "elsewhere", message("elsewhere")
     best = max(fitting, key=approach_rank)
+    if chosen.within_limits and not best.within_limits:
+        return "overridden", message("over_limit", rule=rule.id, names=_names(preferred), limit=limit_words(request))
     values: dict[str, Any] = {"rule": rule.id, "names": _names(preferred), "chosen": APPROACH_LABELS[chosen.approach]}
+    if chosen.comfortable and not best.comfortable and best.best is not None:
+        memory = best.best.memory
+        return "overridden", message("only_tight", high=gib(memory.high_bytes), available=gib(memory.available_bytes), **values)
     if best.score == chosen.score:
         return "outweighed", message("tied", score=chosen.score, why=_tie_break(chosen, best), **values)
     supporters = ", ".join(_supporters(result, chosen.approach))
@@ -139,7 +199,7 @@ def _supporters(result: SearchResult, approach: Approach) -> list[str]:
     matches = [
         m for m in result.matches if m.premise_holds and any(approach in effect.approaches for effect in m.effects("prefer", "require"))
     ]
-    return [match.rule.id for match in sorted(matches, key=lambda match: -match.rule.weight)]
+    return [match.rule.id for match in sorted(matches, key=lambda match: (-match.rule.weight, match.rule.id))]
 
 
 def _settings_outcome(match: Match, approach: Approach, estimate: Estimate, request: PlanRequest) -> tuple[Outcome, Text | None]:

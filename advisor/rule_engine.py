@@ -30,7 +30,7 @@ def matching(rules: Iterable[Rule], facts: Facts, *, stage: int | None = None) -
     return tuple(
         Match(rule, rule.premise is None or rule.premise.matches(values))
         for rule in rules
-        if (stage is None or rule.when.stage == stage) and rule.when.matches(values)
+        if (stage is None or rule.stage == stage) and rule.speaks(values)
     )
 
 
@@ -60,23 +60,27 @@ def allowed(matches: Iterable[Match]) -> tuple[Approach, ...]:
 class Settings:
     """Recipe fields and derived settings while they are being decided, and the ranges that rules keep them in.
 
-    `locked` names the fields that the user fixed: rules do not change them.
+    `locked` names the fields that the user fixed: rules do not change them. `claims` holds weight and id of the rule that set a field: the
+    heavier rule wins, and of equal ones the later in the alphabet, so that the order of rules decides nothing.
     """
 
     values: dict[str, Any]
     locked: frozenset[str] = frozenset()
     at_least: dict[str, float] = field(default_factory=dict)
     at_most: dict[str, float] = field(default_factory=dict)
+    claims: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def apply(self, matches: Iterable[Match], approach: Approach) -> None:
-        """What the rules say for this approach, in their order: `set` replaces a value, a range moves it inside."""
+        """What the rules say for this approach: `set` replaces a value, a range moves it inside."""
         for match in matches:
+            claim = (match.rule.weight, match.rule.id)
             for effect in match.effects("set", "at_least", "at_most"):
-                if effect.approaches and approach not in effect.approaches:
+                if not match.premise_holds or (effect.approaches and approach not in effect.approaches):
                     continue
                 for name, value in effect.settings:
-                    if effect.kind == "set" and name not in self.locked:
-                        self.values[name] = value
+                    if effect.kind == "set":
+                        if name not in self.locked and claim >= self.claims.get(name, claim):
+                            self.values[name], self.claims[name] = value, claim
                     elif effect.kind == "at_least":
                         self.at_least[name] = max(value, self.at_least.get(name, value))
                     elif effect.kind == "at_most":

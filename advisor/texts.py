@@ -44,6 +44,13 @@ def gib(num_bytes: float) -> str:
     return f"{num_bytes / (1 << 30):.1f} GiB"
 
 
+def duration_words(seconds: float) -> str:
+    """A duration for a sentence: "0.4 s", "12 s", "3.5 min", "2.1 h"."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def rate(tokens_per_second: float) -> str:
     """Tokens per second with two or more significant digits: "2,140", "0.13"."""
     return f"{tokens_per_second:,.0f}" if tokens_per_second >= 10 else f"{tokens_per_second:.2g}"

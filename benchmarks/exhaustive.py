@@ -51,10 +51,8 @@ class Outcome:
 
 def scenarios(count: int) -> list[tuple[str, str, dict[str, Any]]]:
     """A fixed sample of (model, GPUs, request)."""
-    everything = [
-        (model, gpus, {"task": task, "team": team}) for model, gpus, task, team in itertools.product(MODELS, GPUS, TASKS, TEAMS)
-    ]
-    return random.Random(5).sample(everything, min(count, len(everything)))
+    everything = [(model, gpus, {"task": task, "team": team}) for model, gpus, task, team in itertools.product(MODELS, GPUS, TASKS, TEAMS)]
+    return random.Random(5).sample(everything, min(count, len(everything)))  # noqa: S311 - a sample, no secret
 
 
 def compare(model_name: str, gpus: str, request: PlanRequest) -> Outcome | None:
@@ -72,8 +70,9 @@ def compare(model_name: str, gpus: str, request: PlanRequest) -> Outcome | None:
         return None
     every = Prices(price)
     best = max(everything(model, hardware, request, result, every, rung.seq_len, offload=rung.offload), key=approach_rank)
-    assert best.best is not None
-    lost = 1 - _speed(chosen.best) / _speed(best.best) if chosen.score == best.score else 0.0
+    assert best.best is not None  # noqa: S101 - `everything` keeps only what fits
+    known = _speed(best.best) if chosen.score == best.score else 0.0
+    lost = 1 - _speed(chosen.best) / known if known else 0.0
     name = f"{model_name} on {gpus}, {request.task or '-'}, {request.team or '-'}"
     return Outcome(name, searched, priced[0] - searched, best.score - chosen.score, lost)
 
@@ -94,7 +93,7 @@ def everything(
         about = of_approach(result.facts, approach, rank=settings.values["rank"])
         settings.apply(matching(rules, about, stage=2), approach)
         known = result.of(approach)
-        assert known is not None
+        assert known is not None  # noqa: S101 - it is neither impossible nor ruled out
         for changes in concessions(settings, hardware):
             fitting: list[Estimate] = []
             for sharding in WHOLE if len(hardware.gpus) == 1 else DIVIDED:
@@ -114,8 +113,10 @@ def everything(
 
 
 def _speed(found: Estimate) -> float:
+    """Tokens/s by sequences of full length; 0 where the time is not priced (offload)."""
     recipe, speed = found.recipe, found.throughput
-    assert speed is not None
+    if speed is None:
+        return 0.0
     return recipe.sequences_per_step * recipe.seq_len * (len(found.hardware.gpus) or 1) / speed.seconds_per_step
 
 

@@ -1,11 +1,13 @@
 """Writes into the documentation what the program itself says: `--help` texts, and tables out of the benchmarks' results.
 
 A marked block (`<!-- help: plan -->` ... `<!-- end -->`) is replaced whole. `<!-- table: accuracy.summary -->` holds what `table` of
-benchmarks/accuracy/summary.py returns. Run: python docs/refresh.py (`make docs`); a test compares.
+benchmarks/accuracy/summary.py returns, `<!-- rules: catalogue -->` what `catalogue` of
+ftadvise/rendering/rule_markdown.py does. Run: python docs/refresh.py (`make docs`); a test compares.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
@@ -16,7 +18,11 @@ from click.testing import CliRunner
 from ftadvise.cli import cli
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "cli.md", ROOT / "docs" / "memory_model.md", ROOT / "docs" / "claims.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("cli", "rules", "memory_model", "speed_model", "claims", "export")),
+)
 _BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+):(?P<what>[ a-z0-9_.]*)-->\n.*?<!-- end -->", re.DOTALL)
 if str(ROOT) not in sys.path:  # benchmarks/ is no part of the installed package
     sys.path.insert(0, str(ROOT))
@@ -29,16 +35,22 @@ def refreshed(document: str) -> str:
 
 def _block(match: re.Match[str]) -> str:
     what = match["what"].strip()
-    content = _help(what.split()) if match["kind"] == "help" else _computed(match["kind"], what)
+    content = {"help": _help, "rules": _rules}.get(match["kind"], functools.partial(_computed, match["kind"]))(what)
     return f"<!-- {match['kind']}:{match['what']}-->\n{content}<!-- end -->"
 
 
-def _help(command: list[str]) -> str:
-    result = CliRunner().invoke(cli, [*command, "--help"], prog_name="ftadvise", terminal_width=100)
+def _help(command: str) -> str:
+    result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="ftadvise", terminal_width=100)
     if result.exit_code != 0:
-        raise SystemExit(f"ftadvise {' '.join(command)} --help failed: {result.output}")
+        raise SystemExit(f"ftadvise {command} --help failed: {result.output}")
     lines = [line.rstrip() for line in result.output.splitlines()]
     return "\n".join(["```text", *lines, "```", ""])
+
+
+def _rules(function: str) -> str:
+    """What a function of ftadvise/rendering/rule_markdown.py returns."""
+    content: str = getattr(importlib.import_module("ftadvise.rendering.rule_markdown"), function)()
+    return content
 
 
 def _computed(function: str, module: str) -> str:

@@ -71,6 +71,8 @@ class MemoryEstimate:
     peak_operation: str = ""
     """Who takes the storage that makes the peak, and in which module; empty where the peak is not one operation's."""
     peak_module: str = ""
+    host_bytes: int = 0
+    """In pinned host memory for each GPU, where a recipe offloads."""
 
     @property
     def fits(self) -> bool:
@@ -256,6 +258,7 @@ class Estimate:
                 "peak_phase": memory.peak_phase,
                 "peak_operation": memory.peak_operation,
                 "peak_module": memory.peak_module,
+                "host_bytes": memory.host_bytes,
                 "basis": memory.basis,
                 "phases": {phase: memory.phases.get(phase, 0) for phase in PHASES},
                 "components": dataclasses.asdict(memory.components),

@@ -167,6 +167,7 @@ def estimate_memory(
         notes=outer.notes + priced.share.notes,
         peak_operation=operation,
         peak_module=module,
+        host_bytes=priced.share.host_bytes,
     )
     return estimate, priced.static
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ftadvise.advisor.candidates import adapter_dtype, compute_dtype, sequence_lengths
+from ftadvise.advisor.changes import Elsewhere
+from ftadvise.advisor.frontier import Frontier
+from ftadvise.advisor.frontier import fit_frontier as frontier
 from ftadvise.advisor.plan_types import Plan, PlanRequest
 from ftadvise.advisor.planner import make_plan
+from ftadvise.advisor.rule_set import active_rules
+from ftadvise.advisor.search import Prices
+from ftadvise.estimator.cost import Job, with_cost
 from ftadvise.estimator.estimate import estimate as price
 from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.lengths import LengthStats, at_mean_length
@@ -23,6 +29,7 @@ from ftadvise.profiles.probe import named_hardware, probe
 from ftadvise.profiles.resolve_model import default_model_id, resolve_model
 
 if TYPE_CHECKING:
+    from ftadvise.advisor.offers import Offers
     from ftadvise.runner.report import RunReport
 
 
@@ -32,6 +39,7 @@ def plan(
     gpu: str | None = None,
     stack: str = DEFAULT_STACK,
     request: PlanRequest | None = None,
+    rules: Sequence[str | Path] = (),
     **recipe_fields: Any,
 ) -> Plan:
     """The recommended recipe for a model on a machine, why, and what else was considered.
@@ -40,23 +48,73 @@ def plan(
         model: hub id, short name, folder or GGUF file; the embedded demo model by default.
         gpu: a GPU by name, with a count if wanted ("2x A100-80GB"); "cpu" for none; by default this machine is probed.
         request: task, team, priority and limits; its `lengths` (see `data_lengths`) choose the sequence length and decide the time.
+        rules: files with rules of your own, over those of ftadvise and of your configuration folder.
         recipe_fields: recipe fields that stay as given, for example `seq_len=4096`.
 
     Raises:
-        InputError: an unknown name or a contradiction.
+        InputError: an unknown name, a contradiction or a broken rule.
         NoPlanError: nothing fits.
     """
     request = request or PlanRequest(fixed=recipe_fields)
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
     request = dataclasses.replace(request, fixed={**_fixed_by(training_stack, request.fixed, hardware), **request.fixed})
     lengths = request.lengths
+    elsewhere = _elsewhere(spec, training_stack, lengths)
 
-    def priced(recipe: Recipe, *, detail: bool = False) -> Estimate:
-        return at_mean_length(price(spec, hardware, recipe, training_stack, detail=detail), lengths)
+    def shown(estimate: Estimate) -> Estimate:
+        return with_cost(at_mean_length(price(spec, hardware, estimate.recipe, training_stack), lengths), request.job)
 
-    plan = make_plan(spec, hardware, request, priced)
-    shown = tuple(dataclasses.replace(each, estimate=priced(each.recipe, detail=True)) for each in plan.alternatives)
-    return dataclasses.replace(plan, estimate=priced(plan.recipe, detail=True), alternatives=shown)
+    plan = make_plan(
+        spec,
+        hardware,
+        request,
+        elsewhere(hardware),
+        rules=active_rules([Path(each).expanduser() for each in rules]),
+        elsewhere=elsewhere,
+    )
+    alternatives = tuple(dataclasses.replace(each, estimate=shown(each.estimate)) for each in plan.alternatives)
+    return dataclasses.replace(plan, estimate=shown(plan.estimate), alternatives=alternatives)
+
+
+def offers(
+    model: str | None = None,
+    *,
+    stack: str = DEFAULT_STACK,
+    request: PlanRequest | None = None,
+    rules: Sequence[str | Path] = (),
+) -> Offers:
+    """The reverse question: which single GPUs can do it, each with its plan, its time and its cost; arguments as for `plan`.
+
+    Raises:
+        InputError: an unknown name, a contradiction or a broken rule.
+    """
+    from ftadvise.advisor.offers import gpus_on_offer
+    from ftadvise.advisor.offers import offers as find_offers
+
+    request, training_stack, spec = request or PlanRequest(), stack_of(stack), _model(model)
+    elsewhere = _elsewhere(spec, training_stack, request.lengths)
+    own_rules = active_rules([Path(each).expanduser() for each in rules])
+    return find_offers(spec, probe(), gpus_on_offer(), request, elsewhere, own_rules)
+
+
+def _elsewhere(spec: ModelSpec, stack: Stack, lengths: LengthStats | None) -> Elsewhere:
+    """Prices on any machine."""
+
+    def prices(machine: Hardware) -> Prices:
+        return Prices(
+            lambda recipe: at_mean_length(price(spec, machine, recipe, stack, detail=False), lengths),
+            lambda recipe: price(spec, machine, recipe, stack, detail=False, speed=False),
+        )
+
+    return prices
+
+
+def fit_frontier(plan: Plan) -> Frontier:
+    """What else fits of the recommended recipe: at other sequence lengths and micro batches, with the speed of each."""
+    chosen, lengths = plan.estimate, plan.request.lengths
+    return frontier(
+        chosen, lambda recipe: at_mean_length(price(chosen.model, chosen.hardware, recipe, chosen.stack, detail=False), lengths)
+    )
 
 
 def estimate(
@@ -68,6 +126,7 @@ def estimate(
     expandable_segments: bool = False,
     timeline: str | Path | None = None,
     lengths: LengthStats | None = None,
+    job: Job | None = None,
     **recipe_fields: Any,
 ) -> Estimate:
     """What exactly one recipe costs. Fields that are not given take the stack's and the hardware's defaults.
@@ -75,12 +134,14 @@ def estimate(
     `method="qlora"` means LoRA on an NF4 base with double quantisation. `trace=True` runs real steps on the meta device, which takes
     seconds and needs ftadvise[run]; `expandable_segments` is then an option of the simulated allocator, and `timeline` a CSV file for
     allocated memory over time. With `lengths` (see `data_lengths`) the sequence length, if it is not given, is that of the longest example
-    up to the default of `plan`, and the time that of an average batch.
+    up to the default of `plan`, and the time that of an average batch. `job` says what is paid, and how many examples there are where
+    `lengths` does not.
 
     Raises:
         InputError: an unknown name, a contradiction, or a recipe that the device cannot run.
     """
     spec, hardware, training_stack = _model(model), _hardware(gpu), stack_of(stack)
+    job = dataclasses.replace(job or Job(), lengths=lengths)
     if lengths is not None:
         recipe_fields.setdefault("seq_len", sequence_lengths(spec, hardware, {}, lengths)[0])
     recipe = complete_recipe(recipe_fields, hardware, training_stack)
@@ -91,10 +152,10 @@ def estimate(
         traced = traced_estimate(
             spec, hardware, recipe, training_stack, expandable_segments=expandable_segments, timeline_path=timeline_path
         )
-        return at_mean_length(traced, lengths)
+        return with_cost(at_mean_length(traced, lengths), job)
     if expandable_segments or timeline is not None:
         raise InputError("expandable segments and the timeline belong to the trace", hint="add --trace")
-    return at_mean_length(price(spec, hardware, recipe, training_stack), lengths)
+    return with_cost(at_mean_length(price(spec, hardware, recipe, training_stack), lengths), job)
 
 
 def data_lengths(data: str | Path, model: str | None = None) -> LengthStats:

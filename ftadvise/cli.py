@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -22,10 +23,12 @@ COMMANDS = {
     "estimate": "Price exactly one recipe: memory, time, whether it fits.",
     "run": "Execute a plan, then show predicted beside measured.",
     "report": "Show a finished run again.",
+    "export": "Write a plan as the configuration of another trainer.",
+    "calibrate": "Measure this machine, so that its plans are right about time.",
     "probe": "Show this machine: GPUs, memory, CPU.",
     "doctor": "Say what is wrong with the installation, and the command that mends it.",
     "explain": "Explain one rule: what it says, when it fires, its source.",
-    "rules": "List the rules.",
+    "rules": "List the rules, or check rules of your own.",
     "gpus": "List the GPUs with a profile.",
     "models": "List the models with a card.",
 }
@@ -77,14 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except FtadviseError as error:
-        code = show_error(str(error), error.hint, error.exit_code)
+        code = show_error(error, error.hint, error.exit_code, arguments)
     except click.exceptions.Abort:
-        code = show_error("interrupted", None, 130)
+        code = show_error("interrupted", None, 130, arguments)
     except click.ClickException as error:
         command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "ftadvise"
-        code = show_error(error.format_message(), f"{command} --help", 2)
+        code = show_error(error.format_message(), f"{command} --help", 2, arguments)
     except KeyboardInterrupt:
-        code = show_error("interrupted", None, 130)
+        code = show_error("interrupted", None, 130, arguments)
     except BrokenPipeError:  # the reader of our output left (| head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -92,14 +95,33 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("FTADVISE_TRACEBACK"):
             raise
         line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        code = show_error(f"a bug in ftadvise: {line}", "set FTADVISE_TRACEBACK=1 to see where, and please report it", 1)
+        code = show_error(f"a bug in ftadvise: {line}", "set FTADVISE_TRACEBACK=1 to see where, and please report it", 1, arguments)
     sys.exit(code)
 
 
-def show_error(message: str, hint: str | None, code: int) -> int:
-    """Print one error on stderr; returns the exit code."""
+def show_error(error: FtadviseError | str, hint: str | None, code: int, arguments: Sequence[str] | None = None) -> int:
+    """Print one error on stderr, in the language that the arguments or the locale ask for; returns the exit code."""
+    message, head = str(error), "error: "
+    from ftadvise.commands.options import language
+
+    if language(_asked_language(sys.argv[1:] if arguments is None else arguments)) == "zh":
+        from ftadvise.rendering.chinese import error_words
+
+        head = "错误："
+        message, hint = error_words(error, hint)
     color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    click.secho(f"error: {message}", err=True, fg="red" if color else None, color=color)
+    click.secho(f"{head}{message}", err=True, fg="red" if color else None, color=color)
     if hint:
         click.secho(f"  {hint}", err=True, color=color)
     return code
+
+
+def _asked_language(arguments: Sequence[str]) -> str | None:
+    """What follows the last --lang; the command line may be the very thing that is wrong, so it is not parsed."""
+    found = None
+    for index, argument in enumerate(arguments):
+        if argument == "--lang":
+            found = next(iter(arguments[index + 1 : index + 2]), None)
+        elif argument.startswith("--lang="):
+            found = argument.partition("=")[2]
+    return found

@@ -7,12 +7,14 @@ needed once. Run: python -m benchmarks.exports (`make check-exports`). Exits wit
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +22,11 @@ import yaml
 
 from benchmarks.exports.recipes import every_recipe, plan_file
 from ftadvise.advisor.export import TARGETS, export_plan
+from ftadvise.estimator.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
 _HERE = Path(__file__).parent
+_RESULTS = ROOT / "benchmarks" / "results" / "exports.csv"
 _SECONDS = 1200
 
 
@@ -37,20 +41,28 @@ class Outcome:
 
 
 def main() -> None:
-    """Export, install, parse, print a table."""
+    """Export, install, parse; the result goes to results/exports.csv when every target was asked."""
     parser = argparse.ArgumentParser(description="Exports through the targets' own parsers.")
     parser.add_argument("--environments", type=Path, default=ROOT / ".venv-exports", help="folder for one environment per target")
     parser.add_argument("--targets", nargs="*", choices=sorted(TARGETS), help="targets to check (all)")
     options = parser.parse_args()
     outcomes = [check(name, options.environments) for name in options.targets or TARGETS]
-    print("| target | parser | plans | accepted | refused |\n|---|---|---|---|---|")
+    if options.targets is None:
+        with _RESULTS.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("target", "title", "parser", "plans", "accepted"), *map(line, outcomes)])
     for each in outcomes:
-        refused = {plan: answer for plan, answer in each.answers.items() if answer is not None}
-        print(f"| {each.target} | {each.checks or each.why} | {len(each.answers)} | {len(each.answers) - len(refused)} | {len(refused)} |")
+        print(*line(each), sep="; ")
     refusals = [(each.target, plan, answer) for each in outcomes for plan, answer in each.answers.items() if answer is not None]
     for target, plan, answer in refusals:
         print(f"{target}, {plan}: {answer}", file=sys.stderr)
     sys.exit(1 if refusals else 0)
+
+
+def line(outcome: Outcome) -> tuple[str, ...]:
+    """A row of the result."""
+    accepted = sum(answer is None for answer in outcome.answers.values())
+    parser = outcome.checks or outcome.why
+    return outcome.target, TARGETS[outcome.target].title, parser, str(len(outcome.answers)), str(accepted)
 
 
 def check(name: str, environments: Path) -> Outcome:
@@ -62,7 +74,7 @@ def check(name: str, environments: Path) -> Outcome:
     try:
         python = _environment(environments / name, about.get("build", []), about["packages"])
         with tempfile.TemporaryDirectory() as folder:
-            write_plans(name, Path(folder))
+            write_plans(name, Path(folder), every_recipe())
             command = [str(python), str(_HERE / "parse.py"), name, folder]
             environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=True)
@@ -72,9 +84,9 @@ def check(name: str, environments: Path) -> Outcome:
     return Outcome(name, about["checks"], json.loads(done.stdout.splitlines()[-1]))
 
 
-def write_plans(name: str, folder: Path) -> None:
+def write_plans(name: str, folder: Path, recipes: Iterable[Recipe]) -> None:
     """One folder per plan, named by what it holds."""
-    for number, recipe in enumerate(every_recipe()):
+    for number, recipe in enumerate(recipes):
         plan = folder / f"{number:03}-{recipe.method}-{recipe.quantization}-{recipe.sharding}"
         plan.mkdir()
         for file, text in export_plan(plan_file(recipe), name).files.items():

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from more_parsers import MORE_PARSERS
+
 
 def main() -> None:
     """Parse everything; what the libraries print goes nowhere."""
@@ -181,6 +183,7 @@ PARSERS: dict[str, Callable[[], None]] = {
     "fsdp": _accelerate,
     "llama-factory": _llama_factory,
     "trl": _trl,
+    **MORE_PARSERS,
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
@@ -77,6 +78,14 @@ def language(value: str | None) -> str:
     return "en"
 
 
+def cost_options(command: _F) -> _F:
+    """Add --price and --electricity."""
+    electricity = "US dollars per kWh, for a card of your own (its price is then 0 unless you give one)."
+    command = click.option("--electricity", type=float, metavar="USD", help=electricity)(command)
+    price = "US dollars per GPU and hour instead of the list price; 0 for a card of your own."
+    return click.option("--price", type=float, metavar="USD", help=price)(command)
+
+
 def json_option(command: _F) -> _F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(command)
@@ -86,6 +95,25 @@ def lang_option(command: _F) -> _F:
     """Add --lang."""
     text = "Language of the output (default: the locale's)."
     return click.option("--lang", type=click.Choice(["en", "zh"]), default=None, help=text)(command)
+
+
+def rules_option(command: _F) -> _F:
+    """Add --rules, which may be given again and again."""
+    text = "A file with rules of your own (docs/rules.md); may be repeated."
+    return click.option("--rules", multiple=True, metavar="FILE", type=click.Path(path_type=Path), help=text)(command)
+
+
+def calibration_option(command: _F) -> _F:
+    """Add --no-calibration; it holds for the rest of the command."""
+
+    def switch_off(ctx: click.Context, _param: click.Parameter, given: bool) -> None:
+        if given:
+            from ftadvise.estimator.speed.calibrated import without_calibration
+
+            ctx.with_resource(without_calibration())
+
+    text = "Leave out what was measured on this machine, and do not add to it."
+    return click.option("--no-calibration", is_flag=True, expose_value=False, callback=switch_off, help=text)(command)
 
 
 def print_json(document: Any) -> None:

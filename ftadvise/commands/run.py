@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ftadvise.commands.options import json_option, lang_option, language, print_json
+from ftadvise.commands.options import calibration_option, json_option, lang_option, language, print_json
 
 
 @click.command("run")
@@ -18,6 +18,7 @@ from ftadvise.commands.options import json_option, lang_option, language, print_
 @click.option("--max-steps", type=click.IntRange(min=1), help="Optimizer steps instead of the plan's.")
 @click.option("--fail-on-miss", type=click.FloatRange(min=0), metavar="PERCENT", help="Exit 4 when the peak was predicted worse than this.")
 @click.option("--trust-remote-code", is_flag=True, help="Run Python code that comes with the model. Off unless asked for.")
+@calibration_option
 @json_option
 @lang_option
 def command(

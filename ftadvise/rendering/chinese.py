@@ -2,8 +2,8 @@
 
 They raise and note plain English sentences, because their callers are programs as well as people. chinese.yaml holds each of these
 sentences once, as it stands in the code with {placeholders} for what the code fills in, beside its Chinese; a sentence is recognised by its
-pattern when it is shown. What {problem} and {meaning} stand for is looked up in turn, because sentences contain sentences; names, paths and
-values stay as they are. A sentence that is not there stays English; a test lists the sentences of the code that are missing.
+pattern when it is shown. What {problem}, {meaning} and {where} stand for is looked up in turn, because sentences contain sentences; names,
+paths and values stay as they are. A sentence that is not there stays English; a test lists the sentences of the code that are missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ftadvise.profiles.errors import FtadviseError
 from ftadvise.profiles.yaml_store import load_yaml
 
 _PLACEHOLDER = re.compile(r"{(\w*)}")
-_LOOKED_UP = frozenset({"problem", "meaning"})
+_LOOKED_UP = frozenset({"problem", "meaning", "where"})
 _DEEPEST = 4
 """Sentences inside sentences: a file and line, a rule, a problem, its cause."""
 
@@ -46,24 +46,38 @@ def chinese_sentences() -> dict[str, dict[str, str]]:
 def _chinese(sentence: str, depth: int) -> str:
     if depth == 0 or not sentence:
         return sentence
-    for pattern, chinese in _patterns():
-        match = pattern.fullmatch(sentence)
-        if match:
-            values = match.groupdict()
+    for pieces, chinese in _patterns():
+        values = _values(pieces, sentence)
+        if values is not None:
             return chinese.format(**values | {name: _chinese(values[name], depth - 1) for name in _LOOKED_UP & values.keys()})
     return sentence
 
 
 @functools.cache
-def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Each sentence as a pattern, those with the most words of their own first."""
+def _patterns() -> tuple[tuple[list[str], str], ...]:
+    """Each sentence in pieces (text, name, text, name, ..., text) with its Chinese: first those that begin with words of their own, then
+    those with the most of them."""
     merged = {template["en"]: template["zh"] for template in message_templates().values()}
     for part in chinese_sentences().values():
         merged |= part
-    pairs = sorted(merged.items(), key=lambda pair: -len(_PLACEHOLDER.sub("", pair[0])))
-    return tuple((re.compile(_pattern(english), re.DOTALL), chinese) for english, chinese in pairs)
+    pairs = [(_PLACEHOLDER.split(english), chinese) for english, chinese in merged.items()]
+    return tuple(sorted(pairs, key=lambda pair: (not pair[0][0], -sum(map(len, pair[0][::2])))))
 
 
-def _pattern(english: str) -> str:
-    words = _PLACEHOLDER.split(english)  # text, name, text, name, ..., text
-    return "".join(f"(?P<{part}>.*?)" if index % 2 else re.escape(part) for index, part in enumerate(words))
+def _values(pieces: list[str], sentence: str) -> dict[str, str] | None:
+    """What stands in the sentence for each name; None when it is another sentence. Each text is taken where it first occurs: this cannot
+    take long, whatever a hostile file makes an error say."""
+    first, last = pieces[0], pieces[-1]
+    if len(pieces) == 1:
+        return {} if sentence == first else None
+    if not (sentence.startswith(first) and sentence.endswith(last)):
+        return None
+    start, end, values = len(first), len(sentence) - len(last), {}
+    for name, words in zip(pieces[1:-1:2], pieces[2:-1:2], strict=False):
+        at = sentence.find(words, start, end)
+        if at < 0:
+            return None
+        values[name], start = sentence[start:at], at + len(words)
+    if start > end:
+        return None
+    return values | {pieces[-2]: sentence[start:end]}

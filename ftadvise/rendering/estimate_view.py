@@ -12,6 +12,7 @@ from ftadvise.profiles.hardware import Hardware
 from ftadvise.rendering.chinese import in_language
 from ftadvise.rendering.cost_view import cost_lines
 from ftadvise.rendering.memory_view import memory_view
+from ftadvise.rendering.sentence import Sentence
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import count, duration, gib, rate
 
@@ -53,7 +54,7 @@ def device_name(hardware: Hardware, lang: str) -> str:
 
 def recipe_line(recipe: Recipe, lang: str) -> Text:
     """The recipe as an expert would say it."""
-    line = Text(recipe.label, style="bold cyan")
+    line = Sentence(in_language(recipe.label, lang), style="bold cyan")
     parts = []
     if recipe.quantization != "none":
         parts.append(recipe.quantization + (" + double quantisation" if recipe.double_quantization and lang == "en" else ""))
@@ -72,7 +73,7 @@ def recipe_line(recipe: Recipe, lang: str) -> Text:
 
 
 def _headed(head: str, body: Text) -> Text:
-    line = Text(head, style="bold")
+    line = Sentence(head, style="bold")
     line.append("  ")
     return line.append_text(body)
 

@@ -9,14 +9,15 @@ from rich.table import Table
 from rich.text import Text as Line
 
 from ftadvise.advisor.export import Exported, Target
+from ftadvise.estimator.estimate_types import Estimate
+from ftadvise.estimator.plan_file import PlanFile
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.rendering.console import err_console
 from ftadvise.rendering.texts import text
+from ftadvise.rendering.units import gib
 
 
-def show_account(
-    target: Target, exported: Exported, folder: Path | None, backups: Sequence[Path], start: str, recipe: Recipe, lang: str
-) -> None:
+def show_account(target: Target, exported: Exported, folder: Path | None, backups: Sequence[Path], recipe: Recipe, lang: str) -> None:
     """On stderr, so that a file printed on stdout can go through a pipe."""
     console = err_console()
     console.print(Line(target.title, style="bold"))
@@ -38,6 +39,28 @@ def show_account(
             console.print(Line(f"  • {said}: {why_text}"))
     for note in exported.notes:
         console.print(Line(f"  • {note.in_language(lang)}"))
+
+
+def show_price(there: Estimate, plan_file: PlanFile, lang: str) -> None:
+    """What the recipe, as the target will train it, takes on the machine of the plan."""
+    memory = there.memory
+    planned = plan_file.predicted.get("memory", {}).get("device_used_bytes")
+    words = text(
+        "export.price",
+        lang,
+        stack=there.stack.name,
+        used=gib(memory.device_used_bytes),
+        high=gib(memory.high_bytes),
+        available=gib(memory.available_bytes),
+        planned=gib(planned) if isinstance(planned, int) else "?",
+    )
+    style = {"fits": "green", "tight": "yellow"}.get(memory.verdict, "red")
+    err_console().print(Line(f"{words}: ").append(text(f"verdict.{memory.verdict}", lang), style=style))
+
+
+def show_start(start: str, lang: str) -> None:
+    """The command, on a line of its own that can be copied."""
+    console = err_console()
     console.print(Line(text("export.start", lang)), style="dim")
     console.print(Line(start), soft_wrap=True)
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftadvise.estimator.estimate_types import MemoryEstimate
+from ftadvise.rendering.sentence import Sentence
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import gib
 
@@ -63,7 +64,7 @@ def memory_view(memory: MemoryEstimate, lang: str, *, device: str) -> Renderable
     reserve = memory.peak_reserved_bytes - memory.peak_allocated_bytes
     parts += [("reserve", reserve), ("context", memory.components.context)]
     shown = tuple((name, size) for name, size in parts if size >= _SMALLEST_SHOWN)
-    head = Text()
+    head = Sentence()
     head.append(text("memory.title" if device == "cuda" else "memory.title_cpu", lang), style="bold")
     head.append("  " + text("memory.of", lang, used=gib(memory.device_used_bytes), available=gib(memory.available_bytes)))
     head.append("  " + text(f"verdict.{memory.verdict}", lang), style=_VERDICT_STYLES[memory.verdict])
@@ -73,15 +74,27 @@ def memory_view(memory: MemoryEstimate, lang: str, *, device: str) -> Renderable
     if memory.peak_operation:
         peak += f" ({' '.join(filter(None, (memory.peak_operation, memory.peak_module)))})"
     head.append(comma.join(["", peak, text(f"basis.{memory.basis}", lang)]), style="dim")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        table.add_column()
-        table.add_column(justify="right")
-    cells = [(_label(name, lang, device), gib(size)) for name, size in shown]
-    half = -(-len(cells) // 2)
-    for left, right in zip(cells[:half], [*cells[half:], (Text(), "")], strict=False):
-        table.add_row(*left, *right)
-    return Group(head, _Bar(shown, memory.available_bytes), table)
+    cells = tuple((_label(name, lang, device), gib(size)) for name, size in shown)
+    return Group(head, _Bar(shown, memory.available_bytes), _Legend(cells))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Legend:
+    """Names and sizes in two columns, or in one where the terminal is narrow."""
+
+    cells: tuple[tuple[Text, str], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widest = max((name.cell_len + len(size) + 4 for name, size in self.cells), default=0)
+        columns = 2 if 2 * widest <= options.max_width else 1
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(columns):
+            table.add_column(overflow="fold")
+            table.add_column(justify="right", no_wrap=True)
+        rows = -(-len(self.cells) // columns)
+        for left, right in zip(self.cells, [*self.cells[rows:], *[(Text(), "")] * rows][:rows], strict=False):
+            table.add_row(*left, *(right if columns == 2 else ()))
+        yield table
 
 
 def _label(name: str, lang: str, device: str) -> Text:

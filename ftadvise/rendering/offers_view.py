@@ -29,7 +29,10 @@ def offers_view(offers: Offers, lang: str) -> RenderableType:
     count = f"{request.examples:,}" if request.examples else "?"
     epochs = f"{offers.found[0].estimate.recipe.epochs:g}"
     key, length = ("offers.per_million" if offers.per_million_tokens else "offers.whole"), f"{offers.seq_len:,}"
-    lines = [Text(text(key, lang, examples=count, epochs=epochs, seq_len=length), style="dim"), Text(text("offers.front", lang), style="dim")]
+    lines = [
+        Text(text(key, lang, examples=count, epochs=epochs, seq_len=length), style="dim"),
+        Text(text("offers.front", lang), style="dim"),
+    ]
     over = [offer.gpu.name for offer in offers.found if not offer.within_limits]
     lines += _others("offers.over", over, lang, limit=limit_words(request).in_language(lang))
     lines += _others("offers.no_price", [offer.gpu.name for offer in within if offer not in shown], lang)

@@ -11,6 +11,7 @@ from rich.text import Text
 from ftadvise.advisor.explain import Explanation
 from ftadvise.advisor.rule_impact import Impact
 from ftadvise.advisor.rule_schema import Rule
+from ftadvise.rendering.sentence import Sentence
 from ftadvise.rendering.texts import text
 
 _SHOWN_PLANS = 5
@@ -20,7 +21,7 @@ def rules_view(rules: Iterable[Explanation], lang: str) -> RenderableType:
     """One line per rule, under the name of its table."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="cyan")
-    table.add_column()
+    table.add_column(overflow="fold")
     current = None
     for rule in rules:
         name = rule.table.in_language(lang)
@@ -29,7 +30,7 @@ def rules_view(rules: Iterable[Explanation], lang: str) -> RenderableType:
                 table.add_row("", "")
             table.add_row(Text(name, style="bold"), "")
             current = name
-        sentence = Text(rule.sentence.in_language(lang))
+        sentence = Sentence(rule.sentence.in_language(lang))
         if rule.origin:
             sentence.append(f" [{rule.origin.in_language(lang)}]", style="magenta")
         sentence.append(f" ({rule.source})", style="dim")
@@ -41,10 +42,10 @@ def checked_view(rules: Iterable[Rule], lang: str) -> RenderableType:
     """The rules of checked files that are in order: what each does, and whether it adds or replaces."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="cyan")
-    table.add_column()
+    table.add_column(overflow="fold")
     for rule in rules:
         kind = text("rule.replaces", lang, file=rule.replaces) if rule.replaces else text("rule.adds", lang)
-        line = Text(f"{kind}: {rule.effect_words}")
+        line = Sentence(f"{kind}: {rule.effect_words}")
         line.append(f"  {text('rule.when', lang)} {rule.when.text}", style="dim")
         table.add_row(rule.id, line)
     return table
@@ -58,7 +59,7 @@ def explanation_view(rule: Explanation, lang: str, impact: Impact | None = None)
         head.append(f"  ({rule.origin.in_language(lang)})", style="not bold yellow")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     rows = {
         "when": rule.when,
         "premise": rule.premise,
@@ -74,8 +75,8 @@ def explanation_view(rule: Explanation, lang: str, impact: Impact | None = None)
     }
     for key, value in rows.items():
         if value:
-            table.add_row(text(f"rule.{key}", lang), Text(value))
-    return Group(head, Text(rule.sentence.in_language(lang)), table)
+            table.add_row(text(f"rule.{key}", lang), Sentence(value))
+    return Group(head, Sentence(rule.sentence.in_language(lang)), table)
 
 
 def _impact(impact: Impact, lang: str) -> str:

@@ -61,6 +61,13 @@ def stand_in_estimate(model: ModelSpec, hardware: Hardware, recipe: Recipe) -> E
     weights = int(size * (0.94 * per_weight + 0.06 * width))
     trainable = size if recipe.method == "full" else recipe.rank * 18 * model.hidden_size * model.num_layers
     optimizer = trainable * (3 * width if recipe.method == "full" else 16)
+    if recipe.optimizer.endswith("8bit"):
+        optimizer //= 3
+    gpus = max(1, len(hardware.gpus)) if recipe.sharding != "none" else 1
+    divided = gpus if recipe.sharding in ("zero3", "fsdp") else 1
+    weights, optimizer = weights // divided, optimizer // (gpus if recipe.sharding in ("zero2", "zero3", "fsdp") else 1)
+    host = (weights if recipe.offload == "all" else 0) + (optimizer if recipe.offload != "none" else 0)
+    weights, optimizer = (weights if recipe.offload != "all" else 0), (optimizer if recipe.offload == "none" else 0)
     tokens = recipe.micro_batch * recipe.seq_len
     per_token = model.hidden_size * width * (model.num_layers * (2 if recipe.gradient_checkpointing else 30) + 40)
     activations = tokens * per_token
@@ -73,10 +80,14 @@ def stand_in_estimate(model: ModelSpec, hardware: Hardware, recipe: Recipe) -> E
     rate = ((gpu.bf16_flops_per_s or 0) if gpu else 2e11) / (6 * size)
     rate *= 0.5 * recipe.micro_batch / (recipe.micro_batch + 0.5) * (0.75 if recipe.gradient_checkpointing else 1)
     rate *= 1 if recipe.quantization == "none" else (0.8 if gpu else 0.1)
+    rate *= 1 if divided == 1 else 0.8
     components = Components(weights=weights, optimizer_state=optimizer, activations=activations, context=context)
-    memory = MemoryEstimate(used - context, used - context, used, int(used * 0.95), high, available, verdict, "backward", {}, components)
+    memory = MemoryEstimate(
+        used - context, used - context, used, int(used * 0.95), high, available, verdict, "backward", {}, components, host_bytes=host
+    )
     seconds = recipe.sequences_per_step * recipe.seq_len / rate
-    speed = ThroughputEstimate(rate, seconds, 0.8 * rate, 1.2 * rate, "compute")
+    shares = {"matmul": 0.6, "elementwise": 0.3, "dequantization": 0.07, "launch": 0.03}
+    speed = ThroughputEstimate(rate * gpus, seconds, 0.8 * rate * gpus, 1.2 * rate * gpus, "compute", shares)
     return Estimate(model, hardware, Stack("trl"), recipe, memory, speed, trainable)
 
 
@@ -84,9 +95,10 @@ def some_facts(**changes: Any) -> Facts:
     """A situation in which few rules speak: 10B on a 16 GB card, LoRA fits without much room."""
     facts = Facts(
         has_gpu=True, gpu_count=1, gpu_name="Test GPU", gpu_form="workstation", gpu_tier="middle", gpu_memory_gib=16, available_gib=16,
-        supports_bf16=True, compute_capability=8.6, model_parameters_billion=10, model_family="llama",
+        supports_bf16=True, compute_capability=8.6, supports_flash_attention_2=True,
+        model_parameters_billion=10, model_family="llama", vocab_size=32000, is_moe=False, experts_fused=False, training_examples=0,
         task="unspecified", team="unspecified", priority="unspecified",
         lora_fits=True, lora_int8_fits=True, qlora_fits=True, full_fits=False,
-        lora_headroom=0.15, lora_int8_headroom=0.15, qlora_headroom=0.15, full_headroom=-3,
+        lora_headroom=0.15, lora_int8_headroom=0.15, qlora_headroom=0.15, full_headroom=-3, qlora_saves=0.3,
     )  # fmt: skip
     return dataclasses.replace(facts, **changes)

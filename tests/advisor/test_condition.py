@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ftadvise.advisor.condition import Condition
 from ftadvise.advisor.facts import fact_types
+from ftadvise.advisor.rule_set import load_rules
 from ftadvise.profiles.errors import InputError
 
 
@@ -69,6 +71,93 @@ def test_wrong_conditions_are_refused_when_read(text: str, message: str, hint: s
     assert hint is None or hint in str(raised.value.hint)
 
 
+DEEP = ["(" * 480 + "has_gpu" + ")" * 480, "not " * 240 + "has_gpu", "-" * 900 + "1 < 2", "has_gpu and (" * 70 + "has_gpu" + ")" * 70]
+ATTACKS = [
+    *DEEP,
+    "__import__('os').system('true') == 0",
+    "open('/etc/passwd').read() == ''",
+    "eval('1') == 1",
+    "print",
+    "gpu_name.__class__.__mro__[1].__subclasses__() == 1",
+    "gpu_name.upper() == 'A'",
+    "gpu_name[0] == 'A'",
+    "gpu_name * 999999999 == 'A'",
+    "'x' * 999999999 == gpu_name",
+    "9 ** 9 ** 9 ** 9 > gpu_count",
+    "1 << 999999999 > gpu_count",
+    "gpu_count + 1 > 2",
+    "10 ** 9999 < 1 or has_gpu",
+    "[x for x in (1, 2)] == 1",
+    "(lambda: 1)() == 1",
+    "(has_gpu := True)",
+    "has_gpu if has_gpu else 1",
+    "f'{open(1)}' == 'a'",
+    "f'{gpu_count:>999999999}' == 'a'",
+    "gpu_name % 'a' == 'b'",
+    "{1: 2} == 1",
+    "{1, 2} == 1",
+    "gpu_count in {1, 2}",
+    "gpu_count in (*(1, 2),)",
+    "b'a' == gpu_name",
+    "1j == gpu_count",
+    "... == gpu_count",
+    "None == gpu_name",
+    "gpu_count in (1, (2, 3))",
+    "await has_gpu",
+    "yield",
+    "import os",
+    "has_gpu; has_gpu",
+    "has_gpu\n[].append(1)",
+    "gpu_name == 'a' 'b' ()",
+    "gpu_name == '\\d'",
+    "__builtins__ == 1",
+    "has_gpu.real",
+    "1" * 999 + " < 2",
+    "'" + "x" * 999 + "' == gpu_name",
+    "gpu_count > 1" + " or gpu_count > 1" * 60,
+    "\ud800 == gpu_name",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("text", ATTACKS, ids=range(len(ATTACKS)))
+def test_a_malicious_condition_is_refused_before_anything_is_evaluated(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused has no evaluator to escape from; the limits on length and depth hold before the parser or the check could recurse."""
+    monkeypatch.setattr("simpleeval.SimpleEval.eval", lambda *_, **__: pytest.fail("evaluated"))
+    with pytest.raises(InputError):
+        Condition(text, fact_types())
+
+
+def test_what_is_accepted_can_only_compare() -> None:
+    """The node types of all packaged rules' conditions and a few more are of a closed list: nothing calls, nothing grows."""
+    allowed = {
+        "Name", "Load", "Constant", "BoolOp", "And", "Or", "UnaryOp", "Not", "USub", "Compare", "Tuple", "List",
+        "Eq", "NotEq", "Lt", "LtE", "Gt", "GtE", "In", "NotIn",
+    }  # fmt: skip
+    texts = [rule.when.text for rule in load_rules()] + ["-1 < gpu_count <= 3", "gpu_count in [1, 2]", "'A' not in gpu_name", "False"]
+    for text in texts:
+        Condition(text, fact_types())
+        assert {type(node).__name__ for node in ast.walk(ast.parse(text, mode="eval").body)} <= allowed
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["has_gpu", "gpu_count", "'a'", "1", "gpu_name", "(1, 2)", "x"]),
+        lambda inner: (
+            st.builds("{1} {0} {2}".format, st.sampled_from(["and", "or", "in", "==", "<", "+", "**", "is", "if"]), inner, inner)
+            | st.builds("{0}({1})".format, st.sampled_from(["not ", "-", "", "open", "gpu_name.format"]), inner)
+        ),
+        max_leaves=20,
+    )
+)
+def test_whatever_is_written_is_refused_or_true_or_false(text: str) -> None:
+    try:
+        condition = Condition(text, fact_types())
+    except InputError:
+        return
+    assert condition.matches(dataclasses.asdict(some_facts())) in (True, False)
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_an_input_error(text: str) -> None:
     try:
@@ -79,5 +168,5 @@ def test_any_text_is_a_condition_or_an_input_error(text: str) -> None:
 
 
 def test_the_stage_is_that_of_the_latest_fact() -> None:
-    texts = ("has_gpu", 'has_gpu and approach == "lora"', 'rank > 8 and approach == "lora"', "1 < 2")
-    assert [Condition(text, fact_types()).stage for text in texts] == [0, 1, 2, 0]
+    texts = ("has_gpu", 'has_gpu and approach == "lora"', 'rank > 8 and approach == "lora"', "rank > 8 and launch_share > 0.1", "1 < 2")
+    assert [Condition(text, fact_types()).stage for text in texts] == [0, 1, 2, 3, 0]

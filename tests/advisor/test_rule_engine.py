@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ftadvise.advisor.facts import Facts, fact_types
 from ftadvise.advisor.rule_engine import Settings, allowed, matching, scores
-from ftadvise.advisor.rule_schema import Rule, load_rules
+from ftadvise.advisor.rule_schema import Rule
+from ftadvise.advisor.rule_set import load_rules
 
 
 def rules_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *effects: str) -> tuple[Rule, ...]:

@@ -37,18 +37,19 @@ def test_make_commands_of_the_documents_exist() -> None:
                 assert set(goals) <= targets, f"{path.name}: {line}"
 
 
-def test_ftadvise_commands_of_the_readme_are_accepted() -> None:
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_ftadvise_commands_of_the_readme_are_accepted(name: str) -> None:
     """Every command line parses: its command exists and has these flags. Nothing is executed."""
     from ftadvise.cli import cli
 
-    lines = [line for line in _shell_lines((ROOT / "README.md").read_text(encoding="utf-8")) if line.startswith("ftadvise ")]
+    lines = [line for line in _shell_lines((ROOT / name).read_text(encoding="utf-8")) if line.startswith("ftadvise ")]
     assert len(lines) >= 10
     for line in lines:
-        name, *arguments = shlex.split(line)[1:]
-        context = cli.make_context("ftadvise", [name])
-        command = cli.get_command(context, name)
+        command_name, *arguments = shlex.split(line)[1:]
+        context = cli.make_context("ftadvise", [command_name])
+        command = cli.get_command(context, command_name)
         assert command is not None, line
-        command.make_context(name, arguments, parent=context)
+        command.make_context(command_name, arguments, parent=context)
 
 
 def test_marked_blocks_are_what_the_program_says_today() -> None:
