@@ -26,7 +26,7 @@ from ftadvise.estimator.cost import with_cost
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import FtadviseError
-from ftadvise.profiles.gpu_cards import all_gpu_cards, card_to_gpu
+from ftadvise.profiles.gpu_cards import GpuCard, all_gpu_cards, card_to_gpu
 from ftadvise.profiles.hardware import Gpu, Hardware
 
 Elsewhere = Callable[[Hardware], Price]
@@ -150,9 +150,10 @@ def _other_gpus(base: Estimate, machines: Machines) -> Iterator[Change]:
     own = base.hardware.gpu
     recipe = base.recipe.replace(sharding="none", offload="none")
     fitting: list[tuple[Gpu, Estimate]] = []
-    for gpu in sorted(_catalogue(), key=lambda gpu: (gpu.price_usd_per_hour or float("inf"), gpu.memory_bytes, gpu.name)):
-        if gpu.memory_bytes < base.memory.low_bytes or (own and gpu.name == own.name):
+    for card in sorted(_catalogue(), key=_cheapest):
+        if (card.memory_bytes or 0) < base.memory.low_bytes or (own and card.name == own.name):
             continue
+        gpu = card_to_gpu(card)
         estimate = machines.estimate((gpu,), recipe)
         if _good(estimate):
             fitting.append((gpu, estimate))
@@ -163,13 +164,19 @@ def _other_gpus(base: Estimate, machines: Machines) -> Iterator[Change]:
         yield Change(message("change_other_gpu", price=_price(gpu, 1), **values), estimate, "gpu")
 
 
-def _catalogue() -> list[Gpu]:
+def _catalogue() -> list[GpuCard]:
     """Single GPUs that one can buy or rent and train on."""
     return [
-        card_to_gpu(card)
+        card
         for card in all_gpu_cards()
         if card.form in _FORMS and card.vendor == "NVIDIA" and card.memory_bytes and card.supports_bitsandbytes
     ]
+
+
+def _cheapest(card: GpuCard) -> tuple[float, int, str]:
+    """By list price of a device, then the smaller."""
+    prices = card.price_usd_per_gpu_hour
+    return (prices.median_all / card.devices_per_board if prices else float("inf"), card.memory_bytes or 0, card.name)
 
 
 def _price(gpu: Gpu, count: int) -> Text:

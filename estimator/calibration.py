@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -167,6 +166,8 @@ def rates_name(hardware: Hardware, calibration: Calibration) -> str:
 @functools.cache
 def installed_version(package: str) -> str | None:
     """Version of an installed package, without importing it (milliseconds); None where it is not installed."""
+    import importlib.metadata  # a hundredth of a second, for which only a stored calibration asks
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

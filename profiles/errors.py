@@ -10,7 +10,6 @@ FtadviseError              exit code 1: something we did not foresee
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -64,6 +63,8 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str | No
 
     Nearness ignores case; source: `difflib.get_close_matches` with its default cut-off of 0.6.
     """
+    import difflib  # needed for a wrong name only
+
     by_folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), list(by_folded), n=limit)
     if not near:

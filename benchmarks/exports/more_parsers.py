@@ -54,7 +54,8 @@ def unsloth() -> None:
     tree = _compiled("train_unsloth.py")
     source = Path(importlib.util.find_spec("unsloth").submodule_search_locations[0]) / "models"  # type: ignore[union-attr, index]
     known = {
-        "FastLanguageModel.from_pretrained": _parameters(source / "loader.py", "FastLanguageModel", "from_pretrained") | {"quantization_config"},
+        "FastLanguageModel.from_pretrained": _parameters(source / "loader.py", "FastLanguageModel", "from_pretrained")
+        | {"quantization_config"},
         "FastLanguageModel.get_peft_model": _parameters(source / "llama.py", "FastLlamaModel", "get_peft_model") | {"use_dora"},
         "SFTConfig": {each.name for each in dataclasses.fields(SFTConfig)},
     }
@@ -117,7 +118,7 @@ def ms_swift() -> None:
     words = shlex.split(lines.replace("\\\n", " "))
     if words[words.index("sft") + 1 :] != arguments:
         raise ValueError("the command line differs from the file")
-    Path("tiny").mkdir()
+    Path("tiny").mkdir(exist_ok=True)
     Path("tiny/config.json").write_text(json.dumps(_TINY), encoding="utf-8")
     arguments[arguments.index("--model") + 1] = str(Path("tiny").absolute())
     if "--deepspeed" in arguments:  # starts a process group, which asks for GPUs; the file is checked with the target deepspeed

@@ -11,16 +11,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-from ftadvise.estimator.calibration import Calibration, Device, calibrated_rates
-from ftadvise.estimator.calibration_store import load_calibration
-from ftadvise.estimator.estimate_types import Stack
-from ftadvise.estimator.recipe import Recipe
 from ftadvise.estimator.speed.device_rates import rates_of
 from ftadvise.estimator.speed.rates import Rates
-from ftadvise.estimator.speed_correction import Correction, correction_of_kind, kind_of
 from ftadvise.profiles.hardware import Hardware
-from ftadvise.profiles.model_spec import ModelSpec
+
+if TYPE_CHECKING:  # most plans are for a GPU that is only named: they need nothing of the store
+    from ftadvise.estimator.calibration import Calibration
+    from ftadvise.estimator.estimate_types import Stack
+    from ftadvise.estimator.recipe import Recipe
+    from ftadvise.estimator.speed_correction import Correction
+    from ftadvise.profiles.model_spec import ModelSpec
 
 SWITCH = "FTADVISE_NO_CALIBRATION"
 _off: ContextVar[bool] = ContextVar("without_calibration", default=False)
@@ -52,19 +54,27 @@ def correction_for(hardware: Hardware, model: ModelSpec, recipe: Recipe, stack: 
     stored = _stored(hardware)
     if stored is None or not stored.runs:
         return None
+    from ftadvise.estimator.speed_correction import kind_of
+
     return _correction(_Stored(stored), hardware, model.id, stack.name, kind_of(recipe))
 
 
 def context_bytes_for(hardware: Hardware) -> int | None:
     """What the CUDA context was measured to take on this very GPU, or None."""
     stored = _stored(hardware)
-    found = stored and stored.of(Device.of(hardware))
+    if stored is None:
+        return None
+    from ftadvise.estimator.calibration import Device
+
+    found = stored.of(Device.of(hardware))
     return found.context_bytes if found else None
 
 
 def _stored(hardware: Hardware) -> Calibration | None:
     if calibration_is_off() or (hardware.gpus and hardware.source == "named"):
         return None
+    from ftadvise.estimator.calibration_store import load_calibration
+
     stored = load_calibration()
     return stored if stored.devices or stored.runs else None
 
@@ -84,9 +94,13 @@ class _Stored:
 
 @functools.lru_cache(maxsize=16)
 def _rates(stored: _Stored, hardware: Hardware) -> Rates | None:
+    from ftadvise.estimator.calibration import calibrated_rates
+
     return calibrated_rates(rates_of(hardware), hardware, stored.calibration)
 
 
 @functools.lru_cache(maxsize=1024)
 def _correction(stored: _Stored, hardware: Hardware, model_id: str, stack_name: str, kind: tuple[bool, str, str, str]) -> Correction | None:
+    from ftadvise.estimator.speed_correction import correction_of_kind
+
     return correction_of_kind(stored.calibration, hardware, model_id, stack_name, kind)

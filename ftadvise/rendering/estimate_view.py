@@ -30,7 +30,7 @@ def figures(estimate: Estimate, lang: str, lengths: LengthStats | None = None) -
         memory_view(estimate.memory, lang, device=device),
         _headed(text("speed.title", lang), speed_line(estimate, lang)),
         *(_headed(head, words) for head, words in cost_lines(estimate, lang)),
-        _headed(text("trains.title", lang), Text(trained_words(estimate, lang))),
+        _headed(text("trains.title", lang), Text(trained_words(estimate, lang), style="not bold")),
         *(_headed(text("note.title", lang), Text(in_language(note, lang), style="not bold")) for note in estimate.memory.notes),
         *([_headed(text("data.title", lang), data_line(lengths, estimate.recipe, lang))] if lengths else []),
     ]

@@ -101,7 +101,7 @@ def test_a_fixed_flag_stays_fixed(ftadvise: Any) -> None:
 def test_nothing_fits_is_exit_code_3_with_what_would(ftadvise: Any) -> None:
     outcome = ftadvise("plan", "--model", "Llama-2-70b-hf", "--gpu", "RTX 3060 12GB")
     assert outcome.code == 3
-    assert "GPU with at least" in outcome.err
+    assert "one RTX A6000 with" in outcome.err
     assert not Path("ftadvise-plan.yaml").exists()
     document = json.loads(ftadvise("plan", "--model", "Llama-2-70b-hf", "--gpu", "RTX 3060 12GB", "--json").out)
     assert document["recommended"] is None

@@ -45,8 +45,8 @@ def memory_bar(estimate: Estimate, lang: str) -> list[Child]:
         _key("interval", text("page.interval", lang, low=gib(memory.low_bytes), high=gib(memory.high_bytes))),
         _key("limit", text("page.available", lang, available=gib(memory.available_bytes))),
         _key("free", text("page.free", lang, free=gib(free))) if free >= 0 else _key("over", text("page.over", lang, missing=gib(-free))),
-        _key("gone", text("page.gone", lang, gone=gib(total - memory.available_bytes), total=gib(total)))
-        if total > memory.available_bytes
+        _key("gone", text("page.gone" if on_gpu else "page.gone_cpu", lang, gone=gib(total - memory.available_bytes), total=gib(total)))
+        if total > max(memory.available_bytes, memory.device_used_bytes)
         else None,
     ]
     return [drawn, el("p", key, class_="key"), legend(segments), _phases(estimate, lang)]

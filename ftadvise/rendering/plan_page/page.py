@@ -57,7 +57,7 @@ def plan_page(plan: Plan, lang: str, *, frontier: Frontier, plan_path: Path) -> 
     notes += [el("li", words(in_language(note, lang))) for note in estimate.memory.notes]
     trained = el("p", text("trains.title", lang), text("page.colon", lang), trained_words(estimate, lang), class_="quiet")
     data = el("p", text("data.title", lang), text("page.colon", lang), data_line(lengths, plan.recipe, lang).plain) if lengths else None
-    sections = [
+    sections: list[tuple[str, list[Child]]] = [
         ("warnings", [el("ul", notes)] if notes else []),
         ("memory", memory_bar(estimate, lang)),
         ("speed", step_time(estimate, lang)),

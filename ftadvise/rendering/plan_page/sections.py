@@ -61,7 +61,7 @@ def sensitivity_table(variations: Sequence[Variation], estimate: Estimate, lang:
     for each in variations:
         memory, speed = each.estimate.memory, each.estimate.throughput
         more = memory.device_used_bytes - estimate.memory.device_used_bytes
-        faster = f"{100 * (speed.tokens_per_second / base.tokens_per_second - 1):+.0f} %" if speed and base else "–"
+        faster = _percent(speed.tokens_per_second / base.tokens_per_second - 1) if speed and base else "–"
         figures = (gib(memory.device_used_bytes), _signed(more), rate(speed.tokens_per_second) if speed else "–", faster)
         rows.append(Row([each.text.in_language(lang), " ", _badge(memory.verdict, lang)], figures))
     return _table(("change", "memory", "more", "tokens_per_second", "faster"), rows, lang)
@@ -74,7 +74,7 @@ def changes_table(changes: Sequence[Change], lang: str) -> Child:
         estimate = change.estimate
         speed = estimate.throughput if estimate else None
         figures = (gib(estimate.memory.high_bytes) if estimate else "–", rate(speed.tokens_per_second) if speed else "–")
-        rows.append(Row([f"{index}."], figures, change.text.in_language(lang)))
+        rows.append(Row([str(index)], figures, change.text.in_language(lang)))
     return _table(("rank", "at_most", "tokens_per_second", "change"), rows, lang)
 
 
@@ -108,6 +108,11 @@ def _badge(verdict: str, lang: str) -> Child:
     return el("span", text(f"verdict.{verdict}", lang), class_=f"badge {verdict}")
 
 
+def _percent(share: float) -> str:
+    percent = round(100 * share)
+    return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
+
+
 def _signed(num_bytes: int) -> str:
     size = gib(abs(num_bytes))
     return size if size == "0" else ("+" if num_bytes > 0 else "−") + size
@@ -133,6 +138,8 @@ def _reason(reason: Reason, lang: str) -> Child:
         parts.append(
             el("p", el("span", outcome, class_="badge tight"), " ", words(reason.detail.in_language(lang) if reason.detail else ""))
         )
+    if reason.origin:
+        parts.append(el("p", reason.origin.in_language(lang), class_="quiet"))
     if reason.note:
         parts.append(el("p", words(reason.note.in_language(lang))))
     if reason.comment:
