@@ -25,8 +25,8 @@ def _values(exported: Exported) -> dict[str, Any]:
 def _arguments(exported: Exported) -> list[str]:
     """What a shell hands to swift."""
     said = "swift() { printf '%s\\0' \"$@\"; }\n" + exported.files[SHELL]
-    done = subprocess.run(["sh"], input=said, capture_output=True, encoding="utf-8", check=True)
-    return done.stdout.split("\0")[:-1]
+    done = subprocess.run(["sh"], input=said.encode(), capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
 
 
 def test_a_qlora_plan_keeps_its_numbers_where_swift_has_others() -> None:

@@ -131,7 +131,7 @@ def test_the_builders_of_the_table_have_the_sizes_of_the_models() -> None:
                 parameters = resolve_model(name, offline=True).total_params
             except InputError:  # a chat variant without a card of its own
                 continue
-            assert parameters == pytest.approx(billions * 1e9, rel=0.3), name
+            assert parameters == pytest.approx(billions * 1e9, rel=0.35), name  # Gemma 2 2B counts its embeddings
 
 
 @given(name=HOSTILE)
