@@ -110,7 +110,7 @@ def find(
                 model, hardware, request, price, rules, approaches, impossible, rung.seq_len, offload=rung.offload, only_best=only_best
             )
             chosen = result.chosen
-            if chosen is not None and (chosen.comfortable or rung == rungs[0]):
+            if chosen is not None and chosen.comfortable:
                 return result, rung, rungs
             if chosen is not None and tight is None:
                 tight = result, rung
@@ -122,7 +122,7 @@ def find(
 def _passes(model: ModelSpec, hardware: Hardware, request: PlanRequest) -> tuple[tuple[Rung, ...], ...]:
     """Useful lengths, then lengths that cut most data; in each pass shorter sequences before host memory.
 
-    A tight fit is taken at the length that is wanted, and in place of a shorter length only when the whole pass has nothing better.
+    A tight fit is taken only when the whole pass has nothing better, at the longest length that has one.
     """
     lengths = sequence_lengths(model, hardware, request.fixed, request.lengths, request.min_seq_len)
     offloads = len(hardware.gpus) > 1 and not {"offload", "sharding"} & set(request.fixed)

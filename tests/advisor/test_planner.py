@@ -107,7 +107,7 @@ def test_silence_of_the_documents_is_told(billion: float, ends: tuple[str, str])
 
 
 def test_equal_scores_are_decided_by_speed_and_said_so() -> None:
-    plan = plan_for(1, a_machine(a_gpu(16)))
+    plan = plan_for(4, a_machine(a_gpu(16)))
     assert plan.recipe.label == "LoRA"
     assert plan.score == alternative(plan, "QLoRA").score
     assert "tokens/s against" in reason(plan, "planner.chosen_by_speed").sentence.en
