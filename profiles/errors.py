@@ -5,6 +5,8 @@ FtadviseError              exit code 1: something we did not foresee
 +-- NothingFitsError       3: no recipe fits the hardware
 +-- PredictionMissedError  4: measured and predicted differ by more than asked for
 +-- OutOfMemoryError       5: the run itself ran out of memory
++-- TrainingDivergedError  6: the loss or the gradients are no longer numbers; the last good state is kept
++-- SaveFailedError        7: a state could not be written (disk full, folder gone or read-only); the last good one is kept
 +-- InterruptedRunError  130: Ctrl-C during a run; its state is saved
 """
 
@@ -12,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ftadvise.profiles.secrets import without_secrets
+
 
 class FtadviseError(Exception):
-    """Base of all errors shown to a user as one line.
+    """Base of all errors shown to a user as one line, in which no token is.
 
     Args:
         message: what is wrong and why, one sentence, no trailing newline.
@@ -24,8 +28,8 @@ class FtadviseError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(without_secrets(message))
+        self.hint = hint and without_secrets(hint)
 
 
 class InputError(FtadviseError):
@@ -50,6 +54,18 @@ class OutOfMemoryError(FtadviseError):
     """The training run ran out of memory."""
 
     exit_code = 5
+
+
+class TrainingDivergedError(FtadviseError):
+    """The loss, the gradients or the weights are no longer numbers; the last good checkpoint is kept."""
+
+    exit_code = 6
+
+
+class SaveFailedError(FtadviseError):
+    """The training state could not be written: the disk is full, or the folder is gone or read-only; the last checkpoint is kept."""
+
+    exit_code = 7
 
 
 class InterruptedRunError(FtadviseError):

@@ -74,7 +74,8 @@ class Cpu:
 class Hardware:
     """One machine. `gpus` may be empty: training then runs on the CPU, if at all.
 
-    `notes` holds what the probe found out in words (no driver, a GPU that failed), one sentence each.
+    `notes` holds what the probe found out in words (no driver, a GPU that failed), one sentence each. `cpu_processes` is more than one
+    where a run on the CPU stands in for one on several GPUs.
     """
 
     gpus: tuple[Gpu, ...]
@@ -85,6 +86,12 @@ class Hardware:
     driver_version: str | None = None
     cuda_version: str | None = None
     notes: tuple[str, ...] = ()
+    cpu_processes: int = 1
+
+    @property
+    def devices(self) -> int:
+        """How many GPUs, or processes on the CPU, can share a sharded recipe."""
+        return len(self.gpus) or self.cpu_processes
 
     @property
     def gpu(self) -> Gpu | None:
