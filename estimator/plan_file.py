@@ -9,13 +9,14 @@ import dataclasses
 import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from ftadvise.estimator.recipe import Recipe
+from ftadvise.estimator.data_settings import KINDS, DataSettings, data_settings_from
+from ftadvise.estimator.recipe import LATER_FIELDS, Recipe
 from ftadvise.profiles.errors import InputError, did_you_mean
 from ftadvise.profiles.hardware import Hardware
 from ftadvise.profiles.yaml_store import load_yaml
@@ -45,7 +46,7 @@ class MadeFor:
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """Everything `ftadvise run` needs. `data_path` None means the demo set that comes with ftadvise.
+    """Everything `ftadvise run` needs. Data without a path is the demo set that comes with ftadvise.
 
     `predicted` is the `memory` and `throughput` part of the `ftadvise.estimate/1` document.
     """
@@ -56,7 +57,7 @@ class PlanFile:
     made_for: MadeFor
     stack: dict[str, Any]
     recipe: Recipe
-    data_path: str | None
+    data: DataSettings
     predicted: dict[str, Any]
     ftadvise_version: str
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
@@ -71,7 +72,7 @@ class PlanFile:
             "made_for": dataclasses.asdict(self.made_for),
             "stack": {"name": self.stack.get("name", "trl"), "versions": dict(self.stack.get("versions", {}))},
             "recipe": self.recipe.to_dict(),
-            "data": {"path": self.data_path},
+            "data": self.data.to_dict(),
             "predicted": self.predicted,
         }
 
@@ -82,7 +83,7 @@ _COMMENTS = {
     "made_for": "The machine this plan was made for. Bytes.",
     "stack": "The training code whose memory was predicted.",
     "recipe": "Lengths are tokens; micro_batch is sequences per GPU and forward pass; max_steps 0 means that epochs decides.",
-    "data": "JSONL, JSON or CSV with instruction/input/output, messages or text. null: the small set that comes with ftadvise.",
+    "data": "path: file, folder, glob or hub id; null: the small set that comes with ftadvise. `ftadvise data` shows what these settings read.",
     "predicted": "What the estimator expects of this recipe at its full seq_len. Bytes and seconds. Not read by the training.",
 }
 
@@ -96,7 +97,6 @@ _SECTIONS: dict[str, dict[str, tuple[tuple[type, ...], str]]] = {
         "ram_bytes": ((int,), _COUNT),
     },
     "stack": {"name": ((str,), "text"), "versions": ((dict,), "a mapping of versions")},
-    "data": {"path": ((str, type(None)), "a path or null")},
 }
 _PLAIN = {"schema": str, "ftadvise": str, "created": str}
 
@@ -174,7 +174,7 @@ def read_plan_file(path: Path) -> PlanFile:
         made_for=made_for,
         stack=document["stack"],
         recipe=_read_recipe(check, document["recipe"]),
-        data_path=document["data"]["path"],
+        data=_read_data(check, document["data"]),
         predicted=check.mapping(("predicted",), document["predicted"]),
         ftadvise_version=document["ftadvise"],
         created=document["created"],
@@ -223,7 +223,7 @@ def _describe(machine: MadeFor) -> str:
 
 def _read_recipe(check: _Checker, document: Any) -> Recipe:
     values = check.mapping(("recipe",), document)
-    check.keys(("recipe",), values, [f.name for f in dataclasses.fields(Recipe)])
+    check.keys(("recipe",), values, [f.name for f in dataclasses.fields(Recipe)], optional=LATER_FIELDS)
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{check.where('recipe', key)}: {key} must be a finite number, not {value}")
@@ -235,6 +235,17 @@ def _read_recipe(check: _Checker, document: Any) -> Recipe:
         named = next((word for word in text.replace(",", " ").split() if word in values), None)
         where = check.where("recipe", named) if named else str(check.path)
         raise InputError(f"{where}: {text}", hint=error.hint) from None
+
+
+def _read_data(check: _Checker, document: Any) -> DataSettings:
+    values = check.mapping(("data",), document)
+    check.keys(("data",), values, KINDS, optional=KINDS)  # plans of the first version hold the path alone
+    for key, value in values.items():
+        check.type(("data", key), value, *KINDS[key])
+    try:
+        return data_settings_from(values)
+    except InputError as error:
+        raise InputError(f"{check.where('data')}: {error}", hint=error.hint) from None
 
 
 class _Checker:
@@ -256,14 +267,14 @@ class _Checker:
         if wrong or (meaning == _COUNT and value < 0):
             raise InputError(f"{self.where(*keys)}: {'.'.join(keys)} must be {meaning}, not {str(value)[:60]!r}")
 
-    def keys(self, section: tuple[str, ...], values: dict[str, Any], known: Iterable[str]) -> None:
+    def keys(self, section: tuple[str, ...], values: dict[str, Any], known: Iterable[str], *, optional: Collection[str] = ()) -> None:
         known = list(known)
         prefix = ".".join(section) + "." if section else ""
         for key in values:
             if key not in known:
                 hint = did_you_mean(key, known) or f"known keys: {', '.join(known)}"
                 raise InputError(f"{self.where(*section, key)}: unknown key {prefix + key!r}", hint=hint)
-        missing = [key for key in known if key not in values]
+        missing = [key for key in known if key not in values and key not in optional]
         if missing:
             raise InputError(f"{self.where(*section)}: {prefix}{missing[0]} is missing", hint="make a new plan with `ftadvise plan`")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ftadvise.estimator.lengths import LengthStats
 from ftadvise.profiles.model_spec import ModelSpec
-from ftadvise.runner.data import Row
-from ftadvise.runner.demo_model import DEMO_MODEL_ID, demo_gguf_path
-from ftadvise.runner.gguf import conversion_folder
+from ftadvise.runner.chat_template import use_template
+from ftadvise.runner.data.rows import Row
 from ftadvise.runner.light_tokenizer import LightTokenizer
-from ftadvise.runner.tokens import row_text
+from ftadvise.runner.rendered import Layout
+from ftadvise.runner.tokens import LONGEST_TEXT, at_full_length
 
 _ASCII_TOKENS, _OTHER_TOKENS = 0.3, 0.6
 """Tokens per character: "1 English character ~ 0.3 token, 1 Chinese character ~ 0.6 token" (DeepSeek's API documentation, "Token & Token
@@ -22,42 +22,61 @@ _TURN_TOKENS = 5
 likewise)."""
 
 
-def token_lengths(rows: Sequence[Row], model: ModelSpec) -> LengthStats:
+def token_lengths(rows: Sequence[Row], model: ModelSpec, *, template: str | None = None) -> LengthStats:
     """Tokens of each example as the run will see it, before truncation; never downloads, never imports torch or transformers.
 
     Measured, chat template included, when the model's tokenizer.json lies in its folder, in the converted demo or GGUF model, or in the
     Hugging Face cache, and the `tokenizers` library is there (ftadvise[run]). Otherwise, or when the template cannot be rendered outside
     transformers, estimated: see `estimated_length`.
     """
-    folder = _tokenizer_folder(model)
-    measured = _measured(rows, folder) if folder is not None else None
+    tokenizer = light_tokenizer(model)
+    measured = _measured(rows, tokenizer, template) if tokenizer is not None else None
     return LengthStats.of(measured or [estimated_length(row) for row in rows], measured=measured is not None)
 
 
 def estimated_length(row: Row) -> int:
     """Tokens of one example by its characters (0.3 per ASCII character, 0.6 per other character), rounded up, plus 5 for each turn of the
     chat template. A system prompt that the template may add by itself (20 to 30 tokens) is not in it."""
-    turns = [content for _, content in row.turns] if row.shape == "messages" else [text for text in (row.prompt, row.text) if text]
+    turns = [content for _, content in row.dialogue if content] or [row.text]
     characters = sum(map(len, turns))
     ascii_only = sum(len(text.encode("ascii", "ignore")) for text in turns)
     return math.ceil(_ASCII_TOKENS * ascii_only + _OTHER_TOKENS * (characters - ascii_only)) + _TURN_TOKENS * len(turns)
 
 
-def _measured(rows: Sequence[Row], folder: Path) -> list[int] | None:
+def light_tokenizer(model: ModelSpec) -> LightTokenizer | None:
+    """The model's tokenizer, where it lies on this disk and can be used without transformers; never downloads."""
+    folder = _tokenizer_folder(model)
+    try:
+        return None if folder is None else LightTokenizer(folder)
+    except Exception:  # noqa: BLE001 - missing libraries, and foreign files that may be broken in any way; the run will say how
+        return None
+
+
+def _measured(rows: Sequence[Row], tokenizer: LightTokenizer, template: str | None) -> list[int] | None:
     """Tokens of each row in no particular order, or None when they cannot be counted here."""
     try:
-        tokenizer = LightTokenizer(folder)
+        use_template(tokenizer, template)
+        layout = Layout(tokenizer)
         texts: dict[bool, list[str]] = {True: [], False: []}
+        wholes: dict[bool, list[int]] = {True: [], False: []}
         for number, row in enumerate(rows, 1):
-            text, special = row_text(row, tokenizer, where=f"data row {number}")
-            texts[special].append(text)
-        return [length for special, each in texts.items() for length in tokenizer.count(each, special=special)]
-    except Exception:  # noqa: BLE001 - missing libraries, and foreign files and templates that may fail in any way; the run will say how
+            text, special = layout.text(row, where=f"data row {number}")
+            texts[special].append(text[:LONGEST_TEXT])
+            wholes[special].append(len(text))
+        return [
+            at_full_length(length, len(text), whole)
+            for special, each in texts.items()
+            for length, text, whole in zip(tokenizer.count(each, special=special), each, wholes[special], strict=True)
+        ]
+    except Exception:  # noqa: BLE001 - foreign templates may fail in any way; the run will say how
         return None
 
 
 def _tokenizer_folder(model: ModelSpec) -> Path | None:
     """A folder on this disk with the model's tokenizer.json."""
+    from ftadvise.runner.demo_model import DEMO_MODEL_ID, demo_gguf_path
+    from ftadvise.runner.gguf import gguf_conversion_folder
+
     source = Path(model.local_path).expanduser() if model.local_path else demo_gguf_path() if model.id == DEMO_MODEL_ID else None
     if source is None:
         from huggingface_hub import try_to_load_from_cache
@@ -69,7 +88,7 @@ def _tokenizer_folder(model: ModelSpec) -> Path | None:
             return None
         return Path(cached).parent if isinstance(cached, str) else None
     try:
-        folder = source if source.is_dir() else conversion_folder(source)
+        folder = source if source.is_dir() else gguf_conversion_folder(source)
     except OSError:
         return None
     return folder if (folder / "tokenizer.json").is_file() else None

@@ -1,19 +1,25 @@
-"""A model's tokenizer without transformers, to count tokens: tokenizer.json through the `tokenizers` library, the chat template through
-Jinja's sandbox. Both come with ftadvise[run]; they load in a tenth of a second, where transformers and torch take many."""
+"""A model's tokenizer without transformers: tokenizer.json through the `tokenizers` library, the chat template through Jinja's sandbox.
+
+Both come with ftadvise[run]; they load in a tenth of a second, where transformers and torch take many.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ftadvise.runner.chat_template import compiled
 
 _BATCH = 1000
 """Texts encoded at a time: enough to keep all cores busy, without holding every example's tokens."""
 
 
 class LightTokenizer:
-    """What `tokens.row_text` asks of a tokenizer, and counts of tokens. The model's own rules: begin token, chat template."""
+    """What `rendered.py` and `tokens.py` ask of a tokenizer, and counts of tokens. The model's own rules: begin token, chat template."""
+
+    is_fast = True
 
     def __init__(self, folder: Path) -> None:
         """Read tokenizer.json, tokenizer_config.json and chat_template.jinja of a model folder.
@@ -29,12 +35,34 @@ class LightTokenizer:
         self._tokenizer.no_padding()
         config_file, template_file = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-        self._special = {name: _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(name)}
-        self.eos_token = self._special.get("eos_token")
+        self.special_tokens_map = {
+            name: _content(config[name]) for name in ("bos_token", "eos_token", "unk_token", "pad_token") if config.get(name)
+        }
         self.chat_template = (
             template_file.read_text(encoding="utf-8") if template_file.is_file() else _template(config.get("chat_template"))
         )
-        self._compiled = _compile(self.chat_template) if self.chat_template else None
+        if self.chat_template:
+            compiled(self.chat_template)  # a broken one is told here, not at the first row
+
+    @property
+    def eos_token(self) -> str | None:
+        """What ends a text."""
+        return self.special_tokens_map.get("eos_token")
+
+    @eos_token.setter
+    def eos_token(self, token: str) -> None:
+        self.special_tokens_map["eos_token"] = token
+
+    @property
+    def bos_token(self) -> str | None:
+        """What begins a text, for models that have such a token."""
+        return self.special_tokens_map.get("bos_token")
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """The tokens that stand for themselves, by id; each has `content` and `special`."""
+        decoder: Mapping[int, Any] = self._tokenizer.get_added_tokens_decoder()
+        return decoder
 
     def apply_chat_template(
         self, messages: Sequence[dict[str, str]], *, tokenize: bool = False, add_generation_prompt: bool = False
@@ -44,8 +72,19 @@ class LightTokenizer:
         Raises:
             jinja2.TemplateError: the template refuses it.
         """
-        assert self._compiled is not None and not tokenize  # noqa: S101, PT018 - callers look at chat_template first
-        return str(self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **self._special))
+        assert self.chat_template is not None and not tokenize  # noqa: S101, PT018 - callers look at chat_template first
+        return compiled(self.chat_template).render(messages, self.special_tokens_map, add_generation_prompt=add_generation_prompt)[0]
+
+    def __call__(
+        self, text: str | Sequence[str], *, add_special_tokens: bool, return_offsets_mapping: bool = False, verbose: bool = False
+    ) -> dict[str, Any]:
+        """`input_ids` of one text or of several, and `offset_mapping`, as the tokenizers of transformers give them."""
+        several = not isinstance(text, str)
+        encoded = self._tokenizer.encode_batch([text] if isinstance(text, str) else list(text), add_special_tokens=add_special_tokens)
+        found: dict[str, Any] = {"input_ids": [each.ids for each in encoded]}
+        if return_offsets_mapping:
+            found["offset_mapping"] = [each.offsets for each in encoded]
+        return found if several else {name: values[0] for name, values in found.items()}
 
     def count(self, texts: Sequence[str], *, special: bool) -> Iterator[int]:
         """Tokens of each text; `special` counts the begin and end tokens that the model adds by itself."""
@@ -63,26 +102,3 @@ def _template(value: Any) -> str | None:
     if isinstance(value, list):
         value = next((each.get("template") for each in value if each.get("name") == "default"), None)
     return value if isinstance(value, str) else None
-
-
-def _compile(template: str) -> Any:
-    """The template in the sandbox and with the functions that transformers gives it (utils/chat_template_utils.py, 5.23).
-
-    Templates are foreign code; Jinja before 3.1.6 has known ways out of its sandbox.
-    """
-    import datetime
-
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    if tuple(int(part) for part in jinja2.__version__.split(".")[:3]) < (3, 1, 6):
-        raise ImportError("chat templates need jinja2 >= 3.1.6")
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda layout: datetime.datetime.now().strftime(layout)
-    return environment.from_string(template)

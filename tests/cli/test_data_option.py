@@ -11,27 +11,10 @@ import pytest
 
 import ftadvise
 from ftadvise.advisor.plan_types import PlanRequest
-from ftadvise.cli import main
 from ftadvise.estimator.lengths import LengthStats
 
 MODEL = ("--model", "Qwen-7B", "--gpu", "RTX 4090")
 Command = Callable[..., str]
-
-
-@pytest.fixture
-def output(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code
-        return printed.out if code == 0 else printed.err
-
-    return run
 
 
 def _data(name: str, *characters: int) -> str:

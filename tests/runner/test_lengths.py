@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.model_spec import ModelSpec
 from ftadvise.profiles.resolve_model import default_model_id, resolve_model
-from ftadvise.runner.data import Row, demo_data_path, load_rows
+from ftadvise.runner.data import Row, load_rows
 from ftadvise.runner.lengths import estimated_length, token_lengths
 from ftadvise.runner.tokens import tokenize_rows
 
@@ -49,7 +50,7 @@ def _as_the_run_counts(rows: tuple[Row, ...], tokenizer: Any) -> tuple[int, ...]
 
 
 def test_measured_lengths_are_those_of_the_run(folder: Path, demo_tokenizer: Any) -> None:
-    rows = (*ROWS, *load_rows(demo_data_path()).rows)
+    rows = (*ROWS, *load_rows(DataSettings()).rows)
     stats = token_lengths(rows, _spec(folder))
     assert stats.measured
     assert stats.lengths == _as_the_run_counts(rows, demo_tokenizer)
@@ -99,7 +100,7 @@ def test_estimated_lengths_follow_the_documented_rule() -> None:
 
 
 def test_the_estimate_is_near_the_real_tokens_of_english(folder: Path) -> None:
-    english = [row for row in load_rows(demo_data_path()).rows if f"{row.prompt}{row.text}".isascii()]
+    english = [row for row in load_rows(DataSettings()).rows if f"{row.prompt}{row.text}".isascii()]
     real = token_lengths([Row("text", text=f"{row.prompt} {row.text}") for row in english], _spec(folder))
     estimated = fmean(estimated_length(Row("text", text=f"{row.prompt} {row.text}")) for row in english)
     assert real.measured
