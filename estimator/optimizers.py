@@ -61,6 +61,7 @@ class TrainedTensor:
         count: how many such tensors.
         decays: in the Trainer's first parameter group; False for norms and biases.
         embedding: the weight of an nn.Embedding, whose state 8-bit optimizers keep in fp32.
+        averages: running averages of its size that a rank schedule keeps after each step (AdaLoRA: two).
     """
 
     elements: int
@@ -70,17 +71,18 @@ class TrainedTensor:
     count: int = 1
     decays: bool = True
     embedding: bool = False
+    averages: int = 0
 
     @classmethod
     def of_shape(
-        cls, shape: Sequence[int], dtype_bytes: int, *, count: int = 1, decays: bool = True, embedding: bool = False
+        cls, shape: Sequence[int], dtype_bytes: int, *, count: int = 1, decays: bool = True, embedding: bool = False, averages: int = 0
     ) -> TrainedTensor:
         """From a parameter's shape."""
         elements = 1
         for width in shape:
             elements *= width
         rows, columns = (shape[-2], shape[-1]) if len(shape) > 1 else (0, 0)
-        return cls(elements, rows, columns, dtype_bytes, count, decays, embedding)
+        return cls(elements, rows, columns, dtype_bytes, count, decays, embedding, averages)
 
     @property
     def size_bytes(self) -> int:
@@ -204,6 +206,8 @@ def _step(memory: _Memory, optimizer: Optimizer, tensors: Sequence[TrainedTensor
             else:
                 memory.state(*state)
     memory.drop("grad", "p_data_fp32", "update")
+    if first_step:
+        memory.state(*((tensor.size_bytes, tensor.averages * tensor.count) for tensor in tensors))
 
 
 def _in_order(tensors: Sequence[TrainedTensor], written_out: Literal["all", "ends", "none"]) -> Iterator[tuple[TrainedTensor, int]]:

@@ -6,6 +6,7 @@ The advisor proposes it, the estimator prices it, the runner executes it, export
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_type_hints
@@ -23,6 +24,9 @@ Optimizer = Literal[
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 Offload = Literal["none", "optimizer", "parameters", "all"]
 
+LATER_FIELDS = frozenset({"rslora"})
+"""Fields that files of earlier versions lack; the default is what those versions did."""
+
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -30,6 +34,7 @@ DTYPE_BYTES: dict[str, int] = {"fp32": 4, "fp16": 2, "bf16": 2}
 class Recipe:
     """One training configuration; every field is priced, executed and exported.
 
+    `rslora` scales LoRA by alpha / sqrt(rank) in place of alpha / rank (arXiv 2312.03732).
     Lengths are tokens, `micro_batch` sequences per GPU and forward pass. `max_steps` is optimizer steps; 0 means `epochs` decides.
     Raises InputError on construction when a value is out of range or two fields contradict each other.
     """
@@ -41,6 +46,7 @@ class Recipe:
     adapter_dtype: Dtype = "fp32"
     rank: int = 16
     alpha: int = 32
+    rslora: bool = False
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("all-linear",)
     high_precision_modules: tuple[str, ...] = ()
@@ -81,6 +87,8 @@ class Recipe:
             raise InputError(f"max_grad_norm must be at least 0 (0 switches clipping off), not {self.max_grad_norm}")
         if self.max_steps < 0 or self.epochs <= 0:
             raise InputError("max_steps must be >= 0 and epochs > 0")
+        if self.rslora and self.method not in ("lora", "dora"):
+            raise InputError(f"rslora is a scaling of LoRA and DoRA, not of {self.method}", hint="use method lora, or rslora: false")
         if self.method == "full" and self.quantization != "none":
             raise InputError(
                 f"full fine-tuning cannot train a {self.quantization} base: quantised weights have no gradient",
@@ -95,6 +103,8 @@ class Recipe:
         names = {"lora": "LoRA", "dora": "DoRA", "adalora": "AdaLoRA", "ia3": "IA3", "prefix": "prefix tuning"}
         names |= {"prompt": "prompt tuning", "adapter": "bottleneck adapter", "full": "full fine-tuning"}
         name = names[self.method]
+        if self.rslora:
+            return f"{dataclasses.replace(self, rslora=False).label} (rank-stabilised)"
         if self.quantization in ("nf4", "fp4"):
             return ("Q" + name) if self.method in ("lora", "dora") else f"{name} on {self.quantization}"
         return f"{name} on int8" if self.quantization == "int8" else name
@@ -114,7 +124,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: str = "recipe") -> Recipe:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; also of what versions wrote that had fewer fields.
 
         Raises:
             InputError: unknown or missing key, or a value of the wrong type or out of range; names `where`.
@@ -123,7 +133,7 @@ class Recipe:
         for key in values:
             if key not in known:
                 raise InputError(f"{where}: unknown key {key!r}", hint=did_you_mean(str(key), known) or f"known keys: {', '.join(known)}")
-        missing = [name for name in known if name not in values]
+        missing = [name for name in known if name not in values and name not in LATER_FIELDS]
         if missing:
             raise InputError(f"{where}: missing {', '.join(missing)}")
         try:
@@ -133,16 +143,16 @@ class Recipe:
             raise InputError(f"{where}: {error}", hint=error.hint) from None
 
 
-_HINTS: dict[str, Any] = {}
+@functools.cache
+def _hints() -> tuple[tuple[str, Any, tuple[Any, ...]], ...]:
+    """Name, declared type and permitted values of each field."""
+    return tuple((name, hint, get_args(hint)) for name, hint in get_type_hints(Recipe).items())
 
 
 def _check_types(recipe: Recipe) -> None:
     """Raise InputError when a field does not have the declared type (values may come from an edited file)."""
-    if not _HINTS:
-        _HINTS.update(get_type_hints(Recipe))
-    for name, hint in _HINTS.items():
+    for name, hint, choices in _hints():
         value = getattr(recipe, name)
-        choices = get_args(hint)
         if hint is bool:
             ok, wanted = isinstance(value, bool), "true or false"
         elif hint is int:

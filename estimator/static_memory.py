@@ -32,6 +32,8 @@ _BLOCK = 64
 _NESTED_BLOCK = 256
 _CODE_BOOK_BYTES = 16 * 4
 _NESTED_CODE_BOOK_BYTES = 256 * 4
+_AVERAGES = 2
+"""AdaLoRA's sensitivity and uncertainty of each trained element (peft 0.21 tuners/adalora/layer.py, RankAllocator.update_ipt)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def _static_memory(spec: ModelSpec, recipe: Recipe, stack: Stack, profile: StepP
     rest = max(0, spec.total_params - elements)
     buffers = decoder_of(spec, stack.model_code).buffers(spec)
     norms = spec.hidden_size * (2 * spec.num_layers + 1) if upcast == "norms" else 0
-    trained = trained_tensors(spec, profile, values, parameter, full=full)
+    trained = trained_tensors(spec, profile, values, parameter, method=recipe.method)
     return StaticMemory(
         weights=narrow + rest * (4 if upcast == "all" else parameter) + norms * (4 - parameter) + buffers,
         quantization_constants=sum(each.count * quantization_constant_bytes(each, recipe) for each in quantized),
@@ -97,17 +99,18 @@ def quantization_constant_bytes(linear: LinearLayer, recipe: Recipe) -> int:
 
 
 def trained_tensors(
-    spec: ModelSpec, profile: StepProfile, values: Vector, parameter_bytes: int, *, full: bool
+    spec: ModelSpec, profile: StepProfile, values: Vector, parameter_bytes: int, *, method: str
 ) -> tuple[TrainedTensor, ...]:
     """What the optimizer updates, in the order of the model. Full fine-tuning trains what the tape does not describe as well."""
-    tensors = [_tensor(parameter, times, values) for parameter, times in profile.trained]
+    averages = _AVERAGES if method == "adalora" else 0
+    tensors = [_tensor(parameter, times, values, averages) for parameter, times in profile.trained]
     met = sum(tensor.elements * tensor.count for tensor in tensors)
-    if full and met < spec.total_params:
+    if method == "full" and met < spec.total_params:
         tensors.append(TrainedTensor.of_shape((spec.total_params - met,), parameter_bytes))
     return tuple(tensors)
 
 
-def _tensor(parameter: TrainedParameter, times: int, values: Vector) -> TrainedTensor:
+def _tensor(parameter: TrainedParameter, times: int, values: Vector, averages: int) -> TrainedTensor:
     rows = values[QUANTITIES.index(parameter.rows)]
     shape: tuple[int, ...] = (rows * parameter.width,)
     if parameter.columns:
@@ -115,4 +118,4 @@ def _tensor(parameter: TrainedParameter, times: int, values: Vector) -> TrainedT
     elif parameter.rows != "one":
         shape = (rows, parameter.width)
     is_embedding = parameter.name.startswith(("embed_tokens", "embed_positions", "wpe", "prompt", "prefix"))
-    return TrainedTensor.of_shape(shape, parameter.item, count=times, decays=len(shape) > 1, embedding=is_embedding)
+    return TrainedTensor.of_shape(shape, parameter.item, count=times, decays=len(shape) > 1, embedding=is_embedding, averages=averages)

@@ -87,13 +87,14 @@ def _matmul(t: Tape, x: Tensor, matrix: Tensor | Weight, out: tuple[str, int], a
 
 
 def _divided(ctx: Context, name: str, x: Tensor, weight: Weight) -> Tensor:
-    """x / rank, a tensor of one element. PEFT trains it, by accident, where it had to move or cast it; else it stays fp32.
+    """x / rank, a tensor of one element. PEFT trains it, by accident, where it had to move or cast it; else it stays fp32. The runner
+    makes it a constant in the adapter's dtype.
 
     Source: peft 0.21 tuners/tuners_utils.py (_move_adapter_to_device_of_base_layer: what `to` returns becomes a new parameter).
     """
     t, rows, width, before = ctx.t, x.rows, x.width, x.item
-    trained = ctx.like_cuda or (weight.item != 4 and weight.quantization != "int8")
-    item = max(before, ctx.adapter if trained else 4)
+    trained = not ctx.constant_ranks and (ctx.like_cuda or (weight.item != 4 and weight.quantization != "int8"))
+    item = max(before, ctx.adapter if trained or ctx.constant_ranks else 4)
     leaf = ctx.leaf(f"{name}.ranknum", 1, ctx.adapter) if trained else None
 
     def apply(grad: Tensor, _: Saved) -> Sequence[Tensor | None]:
@@ -119,17 +120,19 @@ def _add_in_place(t: Tape, result: Tensor, x: Tensor) -> Tensor:
     return Tensor(result.storage, result.rows, result.width, result.item, t.node("add_", (result, x), (), apply))
 
 
-def orthogonality_penalty(ctx: Context, loss: Tensor, logits: Tensor | None, times: Mapping[int, int]) -> Tensor:
-    """The loss plus |P Pt - I| of every A and B: computed by the model beside a loss of its own, so not where the trainer computes it.
+def orthogonality_penalty(ctx: Context, loss: Tensor, logits: Tensor | None, times: Mapping[int, int], *, inside: bool) -> Tensor:
+    """The loss plus |P Pt - I| of every A and B; backward gives each its gradient at once.
 
-    Autocast copies each parameter twice, and the copies live until the backward pass begins; it gives every A and B its gradient at once.
+    Where the model returns the loss, it adds the penalty under autocast, which copies each parameter twice; the copies live until the
+    backward pass begins. Where the trainer computes the loss, the runner adds it outside (runner/rank_schedule.py).
 
     Args:
+        inside: the model adds it.
         times: how many layers each recorded one stands for.
     """
-    t = ctx.t
+    t, item = ctx.t, (ctx.autocast if inside else 0) or ctx.adapter
     terms = [
-        _penalty(t, leaf, ctx.trained[key].width * times.get(key[0], 1), times.get(key[0], 1), ctx.adapter, ctx.autocast or ctx.adapter)
+        _penalty(t, leaf, ctx.trained[key].width * times.get(key[0], 1), times.get(key[0], 1), ctx.adapter, item)
         for key, leaf in ctx.leaves.items()
         if key[1].endswith((".lora_A", ".lora_B"))
     ]

@@ -1,24 +1,22 @@
 """Bottleneck adapters: y + up(relu(down(y))) behind the last projection of every attention and MLP block.
 
-Source: Houlsby et al. 2019, arXiv 1902.00751, figure 2. PEFT has none, so nothing here has been compared with a real run.
+Source: Houlsby et al. 2019, arXiv 1902.00751, figure 2. PEFT has none; estimator/bottleneck_tuner.py is what the runner trains.
 """
 
 from __future__ import annotations
 
-from ftadvise.estimator.peft_settings import FEEDFORWARD_MODULES
+from ftadvise.estimator.peft_settings import LAST_PROJECTIONS
 from ftadvise.estimator.tape.context import Context
 from ftadvise.estimator.tape.core import Leaf, Tensor
 from ftadvise.estimator.tape.linear import Weight, linear
 from ftadvise.estimator.tape.ops import add, pointwise, to
-
-_LAST_PROJECTIONS = FEEDFORWARD_MODULES | {"o_proj", "out_proj", "dense", "c_proj"}
 
 
 def bottleneck_linear(ctx: Context, name: str, x: Tensor, weight: Weight, out_features: int, bias: Leaf | None) -> Tensor:
     """A linear layer, and the adapter behind it where it is a block's last."""
     t = ctx.t
     result = linear(t, weight, x, (x.rows, out_features), autocast=ctx.autocast, bias=bias)
-    if name.rsplit(".", 1)[-1] not in _LAST_PROJECTIONS:
+    if name.rsplit(".", 1)[-1] not in LAST_PROJECTIONS:
         return result
     return add(t, result, to(t, _bottleneck(ctx, name, to(t, result, ctx.adapter)), result.item))
 

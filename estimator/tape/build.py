@@ -158,6 +158,7 @@ def context(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting) -> 
         fused=stack.kernels(quantized=quantized),
         expert_modules=stack.expert_modules,
         quantizes_head=stack.quantizes_head,
+        constant_ranks=stack.constant_ranks,
         unquantizable=decoder_of(spec, stack.model_code).own_linears and not stack.quantizes_subclasses,
         int4=Int4Kernel(stack.keeps_4bit_inputs, stack.expands_4bit_to_fp16 and recipe.compute_dtype != "fp16"),
         single_sequence=setting.single,

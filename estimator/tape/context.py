@@ -98,6 +98,7 @@ class Context:
     adapt: AdapterForward | None = None
     prefixes: list[Tensor] = field(default_factory=list)
     cache: list[Tensor] = field(default_factory=list)
+    constant_ranks: bool = False
     last_logits: Tensor | None = None
     """Of the step before, where the caller still holds them."""
     returned: list[Tensor] = field(default_factory=list)

@@ -147,9 +147,10 @@ def forward(ctx: Context, decoder: Decoder, kernel: LossKernel, *, compress: boo
     ctx.layer = -1
     with t.scope("lm_head", "loss"):
         loss, logits = loss_of(ctx, kernel, hidden, softcap=decoder.softcaps_logits)
-        if ctx.recipe.method == "adalora" and kernel.kind != "tiles" and t.grad_enabled:  # where the model itself returns the loss
+        if ctx.recipe.method == "adalora" and t.grad_enabled:
             del hidden
-            loss = orthogonality_penalty(ctx, loss, logits, layer_times(decoder, ctx.spec) if compress else {})
+            times = layer_times(decoder, ctx.spec) if compress else {}
+            loss = orthogonality_penalty(ctx, loss, logits, times, inside=kernel.kind != "tiles")
         ctx.cache.clear()
         return loss, logits
 

@@ -109,7 +109,7 @@ def prepare(model: Any, recipe: Recipe, stack: Stack, recorder: Any, *, like_cud
             model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
             if stack.kbit_upcast == "norms":
                 _cast_embeddings_back(model, torch_dtype(recipe.compute_dtype))
-        model = wrap(model, recipe, like_cuda=like_cuda)
+        model = wrap(model, recipe, like_cuda=like_cuda, constant_ranks=stack.constant_ranks)
         if recipe.method == "full" and stack.full_dtype == "fp32":
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(torch.float32)

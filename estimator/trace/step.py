@@ -15,6 +15,7 @@ from torch.autograd.graph import _engine_run_backward
 from ftadvise.estimator.activations import Batch
 from ftadvise.estimator.device_memory import matmul_workspace_bytes
 from ftadvise.estimator.estimate_types import Stack
+from ftadvise.estimator.peft_settings import orthogonality_penalty
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.estimator.storage_recorder import StorageRecorder
 from ftadvise.estimator.trace import losses
@@ -54,6 +55,7 @@ class TracedTraining:
         )
         self._matmul_workspace_bytes = matmul_workspace_bytes(gpu) // 2  # one for each thread that multiplies
         self._has_workspace: set[str] = set()
+        self._averages: list[torch.Tensor] = []
         base = build_base(spec, recipe, self.notes, trust_remote_code=trust_remote_code)
         self.vocab_size = base.get_input_embeddings().weight.shape[0]
         with self._emulation:
@@ -102,6 +104,8 @@ class TracedTraining:
             clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm, like_cuda=self.device == "cuda")
         self.optimizer.step()
         recorder.adopt((v for state in self.optimizer.state.values() for v in state.values() if torch.is_tensor(v)), "optimizer_state")
+        if recipe.method == "adalora":
+            self._weigh_ranks()
         self.model.zero_grad()
         if waiting is not None:
             recorder.release(waiting)
@@ -129,6 +133,13 @@ class TracedTraining:
             counts[1] += elements
         return {"trainable_parameters": counts[0], "parameters": counts[1]}
 
+    def _weigh_ranks(self) -> None:
+        """AdaLoRA's running averages of every trained element."""
+        if not self._averages:
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            self._averages = [torch.zeros_like(parameter) for parameter in trained for _ in range(2)]
+            self.recorder.adopt(self._averages, "optimizer_state")
+
     def _gradients(self) -> list[torch.Tensor]:
         return [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
 
@@ -152,7 +163,11 @@ class TracedTraining:
     def _loss_of(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if self.recipe.attention == "flash_attention_2" and not self.batch.masked:
             inputs = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
-        loss: torch.Tensor = (losses.fused if self._kernel.kind == "tiles" else losses.full)(model, inputs)
+        tiles = self._kernel.kind == "tiles"
+        loss: torch.Tensor = (losses.fused if tiles else losses.full)(model, inputs)
+        if tiles and self.recipe.method == "adalora" and model.training:  # elsewhere the model has added it to the loss it returned
+            penalty = orthogonality_penalty(self.model)
+            loss = loss + (penalty - penalty.detach())
         return loss
 
     def _set_up_checkpointing(self) -> None:
