@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from file_events import FileEvents, in_fork, kill_myself
 
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
+from ftadvise.runner.checkpoints import write_manifest
+from ftadvise.runner.durable import NEW, OLD
 from ftadvise.runner.run_folder import (
     bytes_on_disk,
     check_run_folder,
@@ -20,6 +27,7 @@ from ftadvise.runner.run_folder import (
     release_run_folder,
     write_folder_atomically,
 )
+from ftadvise.runner.run_lock import lock_run_folder
 
 COMPONENTS = {"weights": 1000, "adapters": 10, "optimizer_state": 20}
 
@@ -32,7 +40,7 @@ def _plan(**recipe: object) -> PlanFile:
         made_for=MadeFor("cpu", None, 0, 0, 1),
         stack={"name": "trl", "versions": {}},
         recipe=Recipe(**recipe),  # type: ignore[arg-type]
-        data_path=None,
+        data=DataSettings(),
         predicted={"memory": {"components": COMPONENTS}, "throughput": None},
         ftadvise_version="0.1.0",
     )
@@ -41,8 +49,9 @@ def _plan(**recipe: object) -> PlanFile:
 def _checkpoint(folder: Path, step: int, *, complete: bool = True) -> Path:
     path = folder / "checkpoints" / f"checkpoint-{step}"
     path.mkdir(parents=True)
+    (path / "trainer_state.json").write_text("{}")
     if complete:
-        (path / "trainer_state.json").write_text("{}")
+        write_manifest(path)
     return path
 
 
@@ -78,6 +87,34 @@ def test_an_unfinished_run_wants_resume_and_a_finished_one_neither(tmp_path: Pat
     for resume in (True, False):
         with pytest.raises(InputError, match="finished"):
             _check(tmp_path, _plan(), resume=resume)
+
+
+def test_damaged_checkpoints_are_neither_resumed_nor_lost(tmp_path: Path) -> None:
+    claim_run_folder(tmp_path, _plan(), rehearse=False)
+    _checkpoint(tmp_path, 3, complete=False)
+    with pytest.raises(InputError, match="unfinished"):
+        _check(tmp_path, _plan())
+    with pytest.raises(InputError, match=r"the newest is checkpoint-3: manifest\.json is missing") as caught:
+        _check(tmp_path, _plan(), resume=True)
+    assert str(caught.value.hint).startswith("to begin again: rm -r")
+    _checkpoint(tmp_path, 2)
+    _check(tmp_path, _plan(), resume=True)
+
+
+def test_claiming_clears_what_a_killed_run_left_half_written(tmp_path: Path) -> None:
+    claim_run_folder(tmp_path, _plan(), rehearse=False)
+    kept = _checkpoint(tmp_path, 2)
+    for path in (tmp_path / f"{NEW}adapter-abc", tmp_path / f"{OLD}adapter", kept.parent / f"{NEW}checkpoint-4", tmp_path / ".git"):
+        path.mkdir()
+        (path / "file").touch()
+    claim_run_folder(tmp_path, _plan(), rehearse=False)
+    assert sorted(str(path.relative_to(tmp_path)) for path in (*tmp_path.iterdir(), *kept.parent.iterdir())) == [
+        ".git",
+        "adapter",
+        "checkpoints",
+        "checkpoints/checkpoint-2",
+        "run.json",
+    ]
 
 
 def test_resume_needs_a_run(tmp_path: Path) -> None:
@@ -143,9 +180,11 @@ def test_releasing_removes_only_what_was_claimed(tmp_path: Path) -> None:
     used.mkdir()
     (used / "notes.txt").write_text("mine")
     for folder in (fresh, used):
-        claim_run_folder(folder, _plan(), rehearse=False)
-        _checkpoint(folder, 1, complete=False)
-        release_run_folder(folder)
+        with lock_run_folder(folder):
+            claim_run_folder(folder, _plan(), rehearse=False)
+            _checkpoint(folder, 1, complete=False)
+            (folder / "attempts" / "1").mkdir(parents=True)
+            release_run_folder(folder)
     assert not fresh.exists()
     assert [path.name for path in used.iterdir()] == ["notes.txt"]
 
@@ -162,9 +201,43 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
     def half(folder: Path) -> None:
         (folder / "one").write_text("new")
+        assert (target / "one").read_text() == "old", "it stays until the new one is in place"
         raise OSError("disk full")
 
     write_folder_atomically(target, lambda folder: (folder / "one").write_text("old") and None)
     with pytest.raises(OSError, match="disk full"):
         write_folder_atomically(target, half)
     assert [(p.name, (p / "one").read_text()) for p in tmp_path.iterdir()] == [("adapter", "old")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed child process is a POSIX matter")
+def test_killed_at_any_moment_of_a_replacement_one_of_both_is_there(tmp_path: Path) -> None:
+    def write(content: str) -> Callable[[Path], None]:
+        def into(folder: Path) -> None:
+            for name in ("one", "two"):
+                (folder / name).write_text(content)
+
+        return into
+
+    found = []
+    for moment in range(1, 50):
+        run = tmp_path / str(moment)
+        run.mkdir()
+        write_folder_atomically(run / "adapter", write("old"))
+
+        def replace(run: Path = run, moment: int = moment) -> None:
+            events = FileEvents(run, moment, kill_myself)
+            sys.addaudithook(events.hook)
+            write_folder_atomically(run / "adapter", write("new"))
+
+        code = in_fork(replace)
+        claim_run_folder(run, _plan(), rehearse=False)
+        assert sorted(path.name for path in run.iterdir()) == ["adapter", "run.json"]
+        contents = {(run / "adapter" / name).read_text() for name in ("one", "two")}
+        assert len(contents) == 1, moment
+        found += contents
+        if code == 0:
+            break
+    assert len(found) > 5
+    assert found == sorted(found, reverse=True)
+    assert set(found) == {"old", "new"}
