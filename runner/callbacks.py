@@ -1,28 +1,26 @@
-"""What hangs into the trainer: the record of steps, the progress line, the way out on Ctrl-C. Imports torch and transformers: late."""
+"""What hangs into the trainer: the record of steps, the way out on Ctrl-C. Imports torch and transformers: late."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-PLAIN_LINES = 10
-"""About how many progress lines a run prints where nothing can be redrawn (a log file, a pipe)."""
+from ftadvise.runner.ranks import any_rank, is_main
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One optimizer step: padded tokens of all its micro batches, seconds, and the mean loss."""
+    """One optimizer step of this process: padded tokens of all its micro batches, seconds, and the mean loss."""
 
     step: int
     tokens: int
@@ -30,35 +28,11 @@ class StepRecord:
     loss: float
 
 
-@dataclass(frozen=True, slots=True)
-class BatchShape:
-    """One micro batch as the model saw it; `masked` when a part of it is padding."""
-
-    sequences: int = 0
-    length: int = 0
-    masked: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Padded tokens."""
-        return self.sequences * self.length
-
-    def at_mean_length(self, steps: list[StepRecord], micro_batches: int) -> BatchShape:
-        """As many sequences, at the mean padded length of `steps` of so many micro batches each."""
-        tokens = sum(step.tokens for step in steps) / (len(steps) * micro_batches)
-        return BatchShape(self.sequences, max(1, round(tokens / max(1, self.sequences))), self.masked)
-
-
 class StepRecorder(TrainerCallback):  # type: ignore[misc]
-    """Keeps a `StepRecord` per optimizer step and the largest micro batch of the first `metered_steps`.
+    """Keeps a `StepRecord` per optimizer step. Shapes are read where the batches enter the model."""
 
-    Shapes are read where the batches enter the model.
-    """
-
-    def __init__(self, metered_steps: int) -> None:
+    def __init__(self) -> None:
         self.steps: list[StepRecord] = []
-        self.largest_batch = BatchShape()
-        self._metered_left = metered_steps
         self._tokens = 0
         self._began = 0.0
         self._seconds = 0.0
@@ -77,7 +51,6 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         if args.device.type == "cuda":
             torch.cuda.synchronize()
         self._seconds = time.perf_counter() - self._began
-        self._metered_left -= 1
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """The trainer reports the loss of the step that just ended."""
@@ -89,82 +62,45 @@ class StepRecorder(TrainerCallback):  # type: ignore[misc]
         self._handle.remove()
 
     def _count(self, _module: Any, _args: Any, kwargs: Any) -> None:
-        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
-        if ids is None:
-            return
-        self._tokens += ids.numel()
-        if self._metered_left > 0:
-            shape = BatchShape(ids.shape[0], ids.shape[1], masked=mask is not None and not bool(mask.all()))
-            self.largest_batch = max(self.largest_batch, shape, key=lambda batch: batch.tokens)
-
-
-class ProgressLine(TrainerCallback):  # type: ignore[misc]
-    """A live line on a terminal, about ten plain lines elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar: Progress | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the line."""
-        if self._console.is_terminal:
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar.add_task("training", total=state.max_steps, completed=state.global_step, loss="")
-            self._bar.start()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Move it on."""
-        if not logs or "loss" not in logs:
-            return
-        loss, step, total = float(logs["loss"]), state.global_step, state.max_steps
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, loss=f"loss {loss:.3f}")
-        elif step in (1, total) or step % max(1, total // PLAIN_LINES) == 0:
-            self._console.print(f"step {step}/{total}  loss {loss:.3f}", highlight=False)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take it away."""
-        self.close()
-
-    def close(self) -> None:
-        """Give the terminal back, also after an error."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        ids = kwargs.get("input_ids")
+        if ids is not None:
+            self._tokens += ids.numel()
 
 
 class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
-    """The first Ctrl-C saves a checkpoint and stops after the current micro batch; a second one stops at once.
+    """The first Ctrl-C, SIGTERM or SIGHUP saves a checkpoint and stops after the current step; a second one stops at once.
 
-    Args:
-        busy: whether the current step must be finished first (it is being metered).
+    Among several ranks all stop after the same step, whichever was told. Signals that follow each other within a second are one: a
+    scheduler tells every process of a job, and the supervisor passes on what it was told itself.
     """
 
-    def __init__(self, busy: Callable[[], bool]) -> None:
+    def __init__(self) -> None:
         self.interrupted = False
-        self._busy = busy
+        self._since = math.inf
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Catch SIGINT for the length of a `with` block (only the main thread may)."""
+        """Catch the signals for the length of a `with` block (only the main thread may)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = signal.signal(signal.SIGINT, self._on_signal)
+        wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        previous = {number: signal.signal(number, self._on_signal) for number in wanted}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Between two micro batches."""
-        if self.interrupted and not self._busy():
+        """Between two micro batches: a single process need not finish the step, which is trained again after --resume."""
+        if self.interrupted and args.world_size == 1:
             self._stop(control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After a whole step."""
-        if self.interrupted:
+        """After a whole step, in all ranks."""
+        if any_rank(self.interrupted):
+            self._interrupt()
             self._stop(control)
 
     def _stop(self, control: Any) -> None:
@@ -172,8 +108,40 @@ class StopOnInterrupt(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = True
 
     def _on_signal(self, _number: int, _frame: Any) -> None:
-        if self.interrupted:
+        if time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
-        self.interrupted = True
         # a signal arrives anywhere, also while the console is writing: only a bare write is safe here
-        os.write(2, b"\nstopping as soon as the state can be saved; Ctrl-C again stops at once, without saving\n")
+        if not self.interrupted and is_main():
+            os.write(2, b"\nstopping as soon as the state can be saved; Ctrl-C again stops at once, without saving\n")
+        self._interrupt()
+
+    def _interrupt(self) -> None:
+        self.interrupted, self._since = True, min(self._since, time.monotonic())
+
+
+class CheckpointClock(TrainerCallback):  # type: ignore[misc]
+    """Saves by the clock: what a crash may cost is minutes, however long the run is.
+
+    Between two saves lie at least `EVERY_S` seconds and at least fifty times what the last one took, so that saving takes two per cent of
+    the time at most. The trainer's own saves (shares of the run) are on top.
+    """
+
+    EVERY_S = 900.0
+    SHARE = 0.02
+
+    def __init__(self) -> None:
+        self._saved = time.monotonic()
+        self._took_s = 0.0
+        self._asked = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """All ranks save after the same step: whichever clock is first."""
+        due = time.monotonic() - self._saved > max(self.EVERY_S, self._took_s / self.SHARE)
+        if args.save_strategy != "no" and any_rank(due):
+            control.should_save = True
+        self._asked = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Saving began after `on_step_end` (and what was logged and evaluated in between) and is done."""
+        self._saved = time.monotonic()
+        self._took_s = self._saved - self._asked

@@ -18,7 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from ftadvise.estimator.estimate_types import Components, Phase
-from ftadvise.estimator.storage_recorder import Moment, StorageRecorder
+from ftadvise.estimator.storage_recorder import Moment, StorageRecorder, local_part
 
 METERED_STEPS = 2
 """The first optimizer step creates the optimizer state; the second shows it together with the activations."""
@@ -202,7 +202,7 @@ class Meter:
             static[label] = _storage_bytes(tensors, "cuda")
         static["gradients"] = self._gradient_bytes
         static["optimizer_state"] = self._optimizer_state_bytes
-        used, note = _nvml_process_bytes()
+        used, note = nvml_process_bytes()
         return MeasuredMemory(
             peak_allocated_bytes=peak,
             peak_reserved_bytes=self._reserved_bytes,
@@ -282,7 +282,7 @@ def _named_static(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def _static_label(name: str, tensor: torch.Tensor) -> str:
     if ".quant_state." in name:
         return "quantization_constants"
-    adapter = any(part in name for part in ("lora_", "modules_to_save", "prompt_encoder", "ia3_", "original_module.adapter"))
+    adapter = any(part in name for part in ("lora_", "modules_to_save", "prompt_encoder", "ia3_", "bottleneck_"))
     return "adapters" if adapter else "weights"
 
 
@@ -301,11 +301,11 @@ def _optimizer_tensors(optimizer: Any) -> list[torch.Tensor]:
 
 def _storage_bytes(tensors: list[torch.Tensor], device: str) -> int:
     """Bytes of distinct storages on `device`."""
-    seen = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.device.type == device}
-    return sum(seen.values())
+    storages = [local_part(tensor).untyped_storage() for tensor in tensors if tensor.device.type == device]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def _nvml_process_bytes() -> tuple[int | None, str | None]:
+def nvml_process_bytes() -> tuple[int | None, str | None]:
     """What NVML says this process holds on the current GPU, or None and why not (containers hide it)."""
     import pynvml
 

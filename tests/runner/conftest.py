@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import Cpu, Hardware
@@ -83,11 +84,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, demo_tokenizer: Any) ->
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan(hardware: Hardware) -> Callable[..., PlanFile]:
     """`make_plan(model folder or id, data=None, **recipe fields)`: a plan for this machine."""
 
-    def make(model: Path | str, data: Path | None = None, **recipe: Any) -> PlanFile:
+    def make(model: Path | str, data: Path | DataSettings | None = None, **recipe: Any) -> PlanFile:
         return PlanFile(
             model_id=model.name if isinstance(model, Path) else model,
             parameters=1,
@@ -95,9 +96,44 @@ def make_plan(hardware: Hardware) -> Callable[..., PlanFile]:
             made_for=MadeFor.of(hardware),
             stack={"name": "trl", "versions": {}},
             recipe=Recipe(**{**FAST, **recipe}),
-            data_path=str(data) if data else None,
+            data=data if isinstance(data, DataSettings) else DataSettings(str(data) if data else None),
             predicted={"memory": {}, "throughput": None},
             ftadvise_version="0.1.0",
         )
 
     return make
+
+
+@pytest.fixture
+def run_here(hardware: Hardware) -> Callable[..., Any]:
+    """`run_here(plan, folder, **options)`: the run's report, trained in this process, which saves the start of another."""
+    import io
+
+    from rich.console import Console
+
+    from ftadvise.runner.supervisor import in_this_process, run_plan
+
+    def run(plan: PlanFile, out_dir: Path, **options: Any) -> Any:
+        silent = Console(file=io.StringIO())
+        options = {"hardware": hardware, "console": silent, "start": in_this_process(hardware, silent), **options}
+        return run_plan(plan, out_dir=out_dir, **options)
+
+    return run
+
+
+@pytest.fixture
+def run_many(hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`run_many(plan, folder, launch, **options)`: the report of a run in worker processes, with one thread each."""
+    import io
+
+    from rich.console import Console
+
+    from ftadvise.runner.supervisor import run_plan
+
+    for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(plan: PlanFile, out_dir: Path, launch: Any, **options: Any) -> Any:
+        return run_plan(plan, out_dir=out_dir, hardware=hardware, launch=launch, console=Console(file=io.StringIO()), **options)
+
+    return run

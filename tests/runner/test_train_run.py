@@ -19,17 +19,18 @@ torch = pytest.importorskip("torch")
 from rich.console import Console  # noqa: E402
 
 from ftadvise.estimator.plan_file import PlanFile, write_plan_file  # noqa: E402
-from ftadvise.estimator.recipe import Recipe  # noqa: E402
-from ftadvise.profiles.errors import InputError, OutOfMemoryError  # noqa: E402
+from ftadvise.profiles.errors import InputError  # noqa: E402
 from ftadvise.profiles.hardware import Hardware  # noqa: E402
 from ftadvise.runner import train  # noqa: E402
+from ftadvise.runner.adapters import PEFT_WARNINGS  # noqa: E402
 from ftadvise.runner.load_model import load_model, load_tokenizer, torch_dtype  # noqa: E402
 from ftadvise.runner.quiet import ignoring  # noqa: E402
 from ftadvise.runner.report import comparison_rows, read_report  # noqa: E402
-from ftadvise.runner.train import check_run, run_plan  # noqa: E402
-from ftadvise.runner.trainer import PEFT_WARNINGS  # noqa: E402
+from ftadvise.runner.run_lock import LOCK_FILES  # noqa: E402
+from ftadvise.runner.supervisor import check_run  # noqa: E402
 
 MakePlan = Callable[..., PlanFile]
+RunHere = Callable[..., Any]
 QLORA = {"quantization": "nf4", "double_quantization": True, "adapter_dtype": "bf16", "gradient_checkpointing": True}
 
 
@@ -46,6 +47,10 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
+def _contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in LOCK_FILES)
+
+
 def _logits(model: Any) -> Any:
     model.eval()
     with torch.no_grad():
@@ -59,7 +64,7 @@ def test_a_run_learns_measures_what_was_predicted_and_saves_an_adapter_that_load
     tiny_model: Path,
     data: Path,
     make_plan: MakePlan,
-    hardware: Hardware,
+    run_here: RunHere,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     recipe: dict[str, Any],
@@ -67,16 +72,16 @@ def test_a_run_learns_measures_what_was_predicted_and_saves_an_adapter_that_load
     from peft import PeftModel
 
     trained: list[Any] = []
-    save = train._save
+    save = train.save_trained
 
-    def save_and_keep(trainer: Any, *rest: Any) -> str:
+    def save_and_keep(trainer: Any, *rest: Any) -> None:
         trained.append(_logits(trainer.model))
-        return save(trainer, *rest)
+        save(trainer, *rest)
 
-    monkeypatch.setattr(train, "_save", save_and_keep)
+    monkeypatch.setattr(train, "save_trained", save_and_keep)
     plan = make_plan(tiny_model, data, max_steps=8, **recipe)
     out = tmp_path / name
-    report = run_plan(plan, out_dir=out, hardware=hardware, console=_silent())
+    report = run_here(plan, out)
 
     assert [step for step, _ in report.losses] == list(range(1, 9))
     assert (report.losses[-1][1] or 99) < (report.losses[0][1] or 0) - 0.1, "the loss falls"
@@ -90,7 +95,7 @@ def test_a_run_learns_measures_what_was_predicted_and_saves_an_adapter_that_load
     assert report.batch["sequences"] == 2
     assert report.answer is not None
     assert read_report(out) == report
-    assert sorted(path.name for path in out.iterdir()) == ["adapter", "report.json", "run.json"], "no checkpoint and no half file is left"
+    assert _contents(out) == ["adapter", "attempts", "report.json", "run.json"], "no checkpoint and no half file is left"
 
     base = load_model(tiny_model, plan.recipe, "cpu")
     before = _logits(base)
@@ -120,21 +125,21 @@ def test_what_is_trained_has_the_dtype_of_the_recipe(
     tiny_model: Path,
     data: Path,
     make_plan: MakePlan,
-    hardware: Hardware,
+    run_here: RunHere,
     monkeypatch: pytest.MonkeyPatch,
     recipe: dict[str, Any],
     dtype: Any,
 ) -> None:
     seen: list[Any] = []
-    save = train._save
+    save = train.save_trained
 
-    def save_and_look(trainer: Any, *rest: Any) -> str:
+    def save_and_look(trainer: Any, *rest: Any) -> None:
         seen.extend(parameter for parameter in trainer.model.parameters() if parameter.requires_grad)
-        return save(trainer, *rest)
+        save(trainer, *rest)
 
-    monkeypatch.setattr(train, "_save", save_and_look)
+    monkeypatch.setattr(train, "save_trained", save_and_look)
     plan = make_plan(tiny_model, data, max_steps=2, gradient_accumulation=1, **recipe)
-    report = run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, console=_silent())
+    report = run_here(plan, tmp_path / "run")
     assert {parameter.dtype for parameter in seen} == {dtype}
     assert report.saved == ("model" if recipe.get("method") == "full" else "adapter")
     assert (tmp_path / "run" / str(report.saved)).is_dir()
@@ -142,20 +147,20 @@ def test_what_is_trained_has_the_dtype_of_the_recipe(
 
 @pytest.mark.train
 def test_a_rehearsal_measures_without_weights_and_saves_nothing_else(
-    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, hardware: Hardware
+    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, run_here: RunHere, hardware: Hardware
 ) -> None:
     config_only = tmp_path / "config-only"
     config_only.mkdir()
     (config_only / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     plan = make_plan(config_only, data, seq_len=24, **QLORA)
     with pytest.raises(InputError, match="looked for"):
-        run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, console=_silent())
+        run_here(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists(), "a run that never began leaves nothing"
-    report = run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, rehearse=True, max_steps=3, console=_silent())
+    report = run_here(plan, tmp_path / "run", rehearse=True, max_steps=3)
     assert (report.rehearsal, report.model["weights"], report.steps, report.saved) == (True, "random", 3, None)
     assert report.batch == {"sequences": 2, "length": 24, "masked": False}, "without a tokenizer every row has the full length"
     assert abs({row.name: row for row in comparison_rows(report)}["total allocated"].error_percent or 0) < 5
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["report.json", "run.json"]
+    assert _contents(tmp_path / "run") == ["attempts", "report.json", "run.json"]
 
 
 _SCRIPT = """
@@ -164,7 +169,7 @@ from pathlib import Path
 from ftadvise.estimator.plan_file import read_plan_file
 from ftadvise.profiles.errors import FtadviseError
 from ftadvise.profiles.hardware import Cpu, Hardware
-from ftadvise.runner.train import run_plan
+from ftadvise.runner.supervisor import run_plan
 hardware = Hardware((), Cpu("some cpu", 2, 2, False, False), 16 << 30, 12 << 30, "probed")
 try:
     run_plan(read_plan_file(Path(sys.argv[1])), out_dir=Path(sys.argv[2]), hardware=hardware)
@@ -177,7 +182,7 @@ except FtadviseError as error:
 @pytest.mark.train
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT to a child process is a POSIX matter")
 def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, hardware: Hardware
+    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, run_here: RunHere, hardware: Hardware
 ) -> None:
     plan = make_plan(tiny_model, data, max_steps=20, gradient_accumulation=1)
     write_plan_file(tmp_path / "plan.yaml", plan)
@@ -198,58 +203,37 @@ def test_ctrl_c_saves_and_resume_goes_on_as_if_nothing_had_happened(
     with pytest.raises(InputError, match="unfinished"):
         check_run(plan, hardware=hardware, out_dir=out)
 
-    resumed = run_plan(plan, out_dir=out, hardware=hardware, resume=True, console=_silent())
+    resumed = run_here(plan, out, resume=True)
     assert 4 <= resumed.resumed_from_step < 20
-    whole = run_plan(plan, out_dir=tmp_path / "whole", hardware=hardware, console=_silent())
+    whole = run_here(plan, tmp_path / "whole")
     assert [step for step, _ in resumed.losses] == list(range(1, 21))
-    assert [loss for _, loss in resumed.losses] == pytest.approx([loss for _, loss in whole.losses], rel=1e-3)
+    assert resumed.losses == whole.losses, "bit for bit"
+    assert [attempt["status"] for attempt in resumed.attempts] == ["interrupted", "done"]
 
 
 def test_bad_input_is_refused_before_torch_does_anything(
-    tmp_path: Path, make_plan: MakePlan, hardware: Hardware, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_plan: MakePlan, run_here: RunHere, hardware: Hardware, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "prepare", lambda _job: pytest.fail("went on to the weights"))
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     plans = {
-        "is empty": make_plan("org/model", empty),
+        "holds no rows": make_plan("org/model", empty),
         "no such data file": make_plan("org/model", tmp_path / "gone.jsonl"),
-        "planned, but not run": make_plan("org/model", method="ia3"),
+        "cannot be trained on a CPU": make_plan("org/model", compute_dtype="fp16"),
     }
     for wanted, plan in plans.items():
         with pytest.raises(InputError, match=wanted):
-            run_plan(plan, out_dir=tmp_path / "run", hardware=hardware)
+            run_here(plan, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.train
 def test_target_modules_the_model_has_not_are_named_and_nothing_is_left(
-    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, hardware: Hardware
+    tmp_path: Path, tiny_model: Path, data: Path, make_plan: MakePlan, run_here: RunHere, hardware: Hardware
 ) -> None:
     plan = make_plan(tiny_model, data, target_modules=("q_prj",))
     with pytest.raises(InputError, match="q_prj") as caught:
-        run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, console=_silent())
+        run_here(plan, tmp_path / "run")
     assert "q_proj" in str(caught.value.hint)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    ],
-)
-def test_running_out_of_memory_says_what_to_lower(error: Exception) -> None:
-    recipe = Recipe(micro_batch=5, gradient_accumulation=4, gradient_checkpointing=False)
-    with pytest.raises(OutOfMemoryError) as caught, train._explaining_out_of_memory(recipe):
-        raise error
-    hint = str(caught.value.hint)
-    assert "gradient_checkpointing: true; micro_batch: 2 with gradient_accumulation: 10; seq_len: 512; quantization: nf4" in hint
-    assert caught.value.exit_code == 5
-
-
-def test_other_runtime_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="a bug"), train._explaining_out_of_memory(Recipe()):
-        raise RuntimeError("a bug")
