@@ -79,9 +79,9 @@ def check_sharding(hardware: Hardware, recipe: Recipe) -> None:
                 f"offload {offload} is done by DeepSpeed or FSDP, not without sharding", hint="use --sharding zero2, zero3 or fsdp"
             )
         return
-    if not hardware.gpus:
+    if not hardware.gpus and (hardware.devices == 1 or sharding not in ("ddp", "fsdp")):
         raise InputError(f"sharding {sharding} needs CUDA GPUs", hint="use --sharding none")
-    if len(hardware.gpus) == 1 and sharding in ("ddp", "fsdp"):
+    if hardware.devices == 1 and sharding in ("ddp", "fsdp"):
         raise InputError(
             f"sharding {sharding} needs several GPUs, and there is one",
             hint=f"name several: --gpu '2x {hardware.gpus[0].name}', or --sharding none",
@@ -107,11 +107,11 @@ def share(
     values: Vector,
 ) -> Share:
     """What one of the GPUs holds; `profile` and `static` are those of one GPU alone."""
-    gpus = len(hardware.gpus)
+    gpus, device = hardware.devices, "cuda" if hardware.gpus else "cpu"
     if recipe.sharding == "ddp":
         return Share(profile, static, static.gradients if recipe.gradient_accumulation > 1 else 0, buffers=static.gradients)
     if recipe.sharding == "fsdp":
-        return _fsdp(spec, recipe, stack, setting, values, gpus)
+        return _fsdp(spec, recipe, stack, setting, values, gpus, device)
     return _zero(spec, recipe, stack, setting, values, gpus)
 
 
@@ -122,7 +122,7 @@ def fsdp_version(stack: Stack) -> int:
     return 2 if not numbers or numbers >= _FSDP2_SINCE else 1
 
 
-def _fsdp(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting, values: Vector, gpus: int) -> Share:
+def _fsdp(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting, values: Vector, gpus: int, device: str) -> Share:
     full, product = recipe.method == "full", DTYPE_BYTES[recipe.compute_dtype]
     mixed = stack.autocast and recipe.compute_dtype != "fp32"
     version = fsdp_version(stack)
@@ -145,11 +145,11 @@ def _fsdp(spec: ModelSpec, recipe: Recipe, stack: Stack, setting: Setting, value
     )
     profile = step_profile(spec, run_recipe, run_stack, dataclasses.replace(setting, gather=gather))
     held_profile = step_profile(spec, held_recipe, held_stack, setting)
-    held = static_memory(spec, held_recipe, held_stack, held_profile, values, device="cuda")
+    held = static_memory(spec, held_recipe, held_stack, held_profile, values, device=device)
     tensors = tuple(_slice(tensor, gpus, by_rows=version == 2) for tensor in held.trained)
     offloads = recipe.offload != "none"
     trained = sum(tensor.elements * tensor.count for tensor in held.trained)
-    optimizer = optimizer_memory(recipe.optimizer, () if offloads else tensors, device="cuda")
+    optimizer = optimizer_memory(recipe.optimizer, () if offloads else tensors, device=device)
     weights, adapters, gradients = (_part(size, gpus) for size in (held.weights, held.adapters, held.gradients))
     on_host = weights + adapters + gradients + optimizer_memory(recipe.optimizer, tensors, device="cpu").state_bytes
     # over micro batches gradients are not reduced: they accumulate whole, in the dtype that backward makes

@@ -69,7 +69,29 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
         self._current_bytes = 0
         self._peaks: dict[tuple[str, str], tuple[int, int, str]] = {}
 
+    def __enter__(self) -> StorageRecorder:
+        self._follow_resizes()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.UntypedStorage.resize_ = self._resize
+
+    def _follow_resizes(self) -> None:
+        """FSDP frees and refills what it gathered by resizing storages, which is no operation."""
+        self._resize = torch.UntypedStorage.resize_
+
+        def resize_(storage: torch.UntypedStorage, size_bytes: int) -> Any:
+            found = self._resize(storage, size_bytes)
+            self._resized(storage, "resize_")
+            return found
+
+        torch.UntypedStorage.resize_ = resize_
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented  # a wrapper such as DTensor: its own operations on what it wraps come here next
         out = self._execute(func, args, kwargs or {})
         if isinstance(out, torch.Tensor):
             self._see(out, self.label, func)
@@ -143,9 +165,9 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
         return Storage(self._count_of_storages, label, size_bytes, operation, self.module)
 
     def _see(self, tensor: torch.Tensor, label: str, operation: Any) -> Storage | None:
-        if tensor.device.type != self.device_type:
+        untyped = local_part(tensor).untyped_storage()
+        if untyped.device.type != self.device_type:  # the fake tensors by which DTensor plans say "cpu", but take no memory
             return None
-        untyped = tensor.untyped_storage()
         key = untyped._cdata
         known = self._live.get(key)
         size_bytes = untyped.nbytes()
@@ -156,11 +178,15 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
             self._live[key] = (weakref.ref(untyped, lambda _: self._free(key)), storage)
             self._count(storage, size_bytes, storage.operation)
             return storage
-        storage = known[1]
-        if storage.size_bytes != size_bytes:  # resized in place
-            self._count(storage, size_bytes - storage.size_bytes, str(operation))
-            storage.size_bytes = size_bytes
-        return storage
+        self._resized(untyped, str(operation))
+        return known[1]
+
+    def _resized(self, untyped: torch.UntypedStorage, operation: str) -> None:
+        """Follow a storage that was seen and has another size now."""
+        known, size_bytes = self._live.get(untyped._cdata), untyped.nbytes()
+        if known is not None and known[1].size_bytes != size_bytes:
+            self._count(known[1], size_bytes - known[1].size_bytes, operation)
+            known[1].size_bytes = size_bytes
 
     def _free(self, key: int) -> None:
         _, storage = self._live.pop(key)
@@ -173,6 +199,12 @@ class StorageRecorder(TorchDispatchMode):  # type: ignore[misc]
         peak = self._peaks.get(moment)
         if peak is None or self._current_bytes > peak[0]:
             self._peaks[moment] = (self._current_bytes, len(self._events), operation)
+
+
+def local_part(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a DTensor; any other tensor itself."""
+    found: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return found
 
 
 def _call(func: Any, args: Any, kwargs: Any) -> Any:

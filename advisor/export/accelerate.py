@@ -15,6 +15,7 @@ from ftadvise.advisor.export.formats import json_text, yaml_text
 from ftadvise.advisor.export.target import RECIPE_FIELDS, Exported, Target
 from ftadvise.advisor.export.words import say
 from ftadvise.estimator.plan_file import PlanFile
+from ftadvise.estimator.sharding_settings import fsdp_settings
 
 ACCELERATE_FILE = "accelerate.yaml"
 _MIXED = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
@@ -51,18 +52,9 @@ def launch_files(account: Account) -> dict[str, str]:
 
 
 def fsdp_values(account: Account) -> dict[str, Any]:
-    """accelerate's `fsdp_config` for FSDP2. Checkpointing stays the training script's, or layers would be checkpointed twice."""
-    offload = account.choose("offload", {"none": False, "all": True}, "all")  # one switch for parameters, gradients and optimizer
-    in_4_bits = account.recipe.quantization in ("nf4", "fp4")
-    return {
-        "fsdp_version": 2,
-        "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "fsdp_reshard_after_forward": True,
-        "fsdp_cpu_ram_efficient_loading": not in_4_bits,  # quantising on the first process alone deadlocks (axolotl validation.py)
-        "fsdp_offload_params": offload,
-        "fsdp_activation_checkpointing": False,
-        "fsdp_state_dict_type": "FULL_STATE_DICT",
-    }
+    """accelerate's `fsdp_config` for FSDP2."""
+    account.choose("offload", {"none": "none", "all": "all"}, "all")  # one switch for parameters, gradients and optimizer
+    return {f"fsdp_{key}": value for key, value in fsdp_settings(account.recipe).items()}
 
 
 def _export(plan_file: PlanFile) -> Exported:

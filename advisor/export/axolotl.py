@@ -50,6 +50,7 @@ def _adapter(account: Account) -> dict[str, Any]:
         "lora_alpha": recipe.alpha,
         "lora_dropout": recipe.dropout,
         "peft_use_dora": dora,
+        **({"peft_use_rslora": True} if recipe.rslora else {}),
     }
     if recipe.target_modules == ("all-linear",):
         values["lora_target_linear"] = True
@@ -83,7 +84,7 @@ def _data(account: Account, data: Data) -> dict[str, Any]:
         account.note(say("axolotl_alpaca"))
     return {
         "datasets": [dataset],
-        "train_on_inputs": data.shape != "instruction",  # as our runner: of conversations and texts every token is learned
+        "train_on_inputs": data.learns_all,
         "val_set_size": 0.0,
         "sequence_len": account.recipe.seq_len,
         "excess_length_strategy": "truncate",

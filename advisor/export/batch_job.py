@@ -19,7 +19,6 @@ PLAN = "ftadvise-plan.yaml"
 GPUS_PER_NODE = 8
 """What servers and cloud instances have at most; a plan does not say how its GPUs are spread."""
 PORT = 29500
-_RUN_METHODS = ("lora", "dora", "full")
 _START_HOURS = 0.5
 """For installing, downloading and loading, before the first step."""
 
@@ -47,6 +46,8 @@ class Job:
 
     def command_on_node(self, rank: str, address: str) -> str:
         """The command on each of several nodes; `rank` and `address` are shell expressions of ours."""
+        if PLAN in self.files:
+            return f'{self.command} --nodes {self.nodes} --node-rank "{rank}" --rendezvous "{address}:{PORT}"'
         where = f'--num_machines {self.nodes} --num_processes {self.nodes * self.gpus_per_node} --machine_rank "{rank}"'
         where += f' --main_process_ip "{address}" --main_process_port {PORT}'
         if "deepspeed.json" in self.files:
@@ -68,12 +69,13 @@ def job_of(account: Account, plan_file: PlanFile, data: Data) -> Job:
         account.note(say("uneven_nodes", processes=account.processes, nodes=nodes))
     if nodes > 1:
         account.note(say("several_nodes", nodes=nodes, gpus=gpus))
-    if recipe.method in _RUN_METHODS and recipe.sharding == "none" and recipe.offload == "none" and recipe.loss == "fused":
+    if recipe.loss == "fused" and (recipe.sharding != "none" or recipe.offload == "none"):
         document = plan_file.to_dict()
-        document["made_for"]["count"] = min(count, 1)  # the job gets one GPU, whatever the machine had
-        document["data"]["path"] = data.path if plan_file.data_path is not None else None
+        document["made_for"]["count"] = nodes * gpus  # what the job gets, whatever the machine had
+        document["data"]["path"] = data.path if plan_file.data.path is not None else None
         files = {PLAN: yaml_text(document, f"`ftadvise run {PLAN}` executes it")}
-        return Job(files, f"ftadvise run {PLAN} --out ftadvise-run", '"ftadvise[run]"', nodes, gpus)
+        install = '"ftadvise[run]"' + (' "deepspeed>=0.18"' if recipe.sharding.startswith("zero") else "")
+        return Job(files, f"ftadvise run {PLAN} --out ftadvise-run", install, nodes, gpus)
     script = export_script(plan_file, data)
     account.missing.update(script.missing)
     for note in script.notes:

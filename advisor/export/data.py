@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 from ftadvise.advisor.export.words import say
 from ftadvise.advisor.texts import Text
+from ftadvise.estimator.data_settings import DataSettings, Learn
 from ftadvise.estimator.plan_file import PlanFile
 
 Shape = Literal["instruction", "messages", "text"]
 DEMO_NAME = "ftadvise-demo.jsonl"
 _FIRST_BYTES = 1 << 20
+_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +39,37 @@ class Data:
     format: Literal["json", "csv"]
     files: Mapping[str, str] = field(default_factory=dict)
     note: Text | None = None
+    learn: Learn = "answers"
+
+    @property
+    def learns_all(self) -> bool:
+        """Whether every token is learned; of a text always."""
+        return self.learn == "all" or self.shape == "text"
 
 
 def data_of(plan_file: PlanFile) -> Data:
-    """The plan's data. The first row is looked at; a file that cannot be read is assumed to hold instructions, and the note says so."""
-    if plan_file.data_path is None:
+    """The plan's data, by its first row; what other trainers cannot read is assumed to hold instructions, and the note says so."""
+    settings = plan_file.data
+    if settings.path is None:
         demo = (importlib.resources.files("ftadvise") / "runner" / "demo_data.jsonl").read_text(encoding="utf-8")
-        return Data(DEMO_NAME, "instruction", "json", {DEMO_NAME: demo}, say("data_demo"))
-    path = Path(plan_file.data_path).expanduser()
+        return Data(DEMO_NAME, "instruction", "json", {DEMO_NAME: demo}, say("data_demo"), settings.learn)
+    path = Path(settings.path).expanduser()
     form: Literal["json", "csv"] = "csv" if path.suffix.lower() == ".csv" else "json"
     try:
-        shape, note = _shape(_first_row(path, form)), None
+        shape, note = _shape(_first_row(path, form)), _left_out(settings)
+        if path.suffix.lower() not in _ENDINGS or settings.format or settings.columns:
+            raise ValueError("another format")
     except (OSError, ValueError, RecursionError, csv.Error, StopIteration) as error:
         why = getattr(error, "strerror", None) or "not a data file"
         shape, note = "instruction", say("data_unread", why=why)
-    return Data(str(path.absolute()), shape, form, note=note)
+    return Data(str(path.absolute()), shape, form, note=note, learn=settings.learn)
+
+
+def _left_out(settings: DataSettings) -> Text | None:
+    """The settings that other trainers are not told: they learn every row, in the model's own template."""
+    names = ("eval_share", "eval_path", "template", "labels", "skip_broken", "drop_duplicates")
+    given = [name for name in names if getattr(settings, name) not in (None, False, 0.0, ())]
+    return say("data_settings", settings=", ".join(given)) if given else None
 
 
 def _first_row(path: Path, form: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from ftadvise.advisor.export.data import Data, data_of
 from ftadvise.advisor.export.deepspeed import DEEPSPEED_FILE, deepspeed_values
 from ftadvise.advisor.export.formats import json_text, yaml_text
 from ftadvise.advisor.export.target import RECIPE_FIELDS, Exported, Target
+from ftadvise.advisor.export.training_arguments import training_arguments
 from ftadvise.advisor.export.words import say
 from ftadvise.estimator.plan_file import PlanFile
 
@@ -86,6 +87,7 @@ def _adapter(account: Account) -> dict[str, Any]:
         "lora_dropout": recipe.dropout,
         "lora_target": target,
         "use_dora": dora,
+        **({"use_rslora": True} if recipe.rslora else {}),
     }
 
 
@@ -104,8 +106,8 @@ def _data(account: Account, data: Data) -> dict[str, Any]:
     values: dict[str, Any] = {"dataset": _DATASET, "dataset_dir": ".", "cutoff_len": recipe.seq_len, "packing": recipe.packing}
     if recipe.packing:
         values["neat_packing"] = data.shape != "text"  # only supervised fine-tuning keeps packed rows apart
-    if data.shape == "messages":
-        values["train_on_prompt"] = True  # as our runner: every token of a conversation is learned
+    if data.learn == "all" and data.shape != "text":
+        values["train_on_prompt"] = True
     return values
 
 
@@ -125,22 +127,9 @@ def _training(account: Account) -> dict[str, Any]:
         account.cannot("compute_dtype", say("checkpoint_dtype", trainer=account.trainer))
     return {
         "output_dir": "ftadvise-output",
-        "per_device_train_batch_size": recipe.micro_batch,
-        "gradient_accumulation_steps": recipe.gradient_accumulation,
-        "disable_gradient_checkpointing": not recipe.gradient_checkpointing,
-        "optim": recipe.optimizer,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_ratio": recipe.warmup_ratio,
-        "max_grad_norm": recipe.max_grad_norm,
-        "num_train_epochs": recipe.epochs,
-        "max_steps": recipe.max_steps or -1,
-        "seed": recipe.seed,
-        "bf16": recipe.compute_dtype == "bf16",
-        "fp16": recipe.compute_dtype == "fp16",
-        **({"use_cpu": True} if account.plan_file.made_for.device == "cpu" else {}),
-        "logging_steps": 1,
-        "report_to": "none",
+        **training_arguments(
+            account, checkpointing={"disable_gradient_checkpointing": not recipe.gradient_checkpointing}, warmup="warmup_ratio"
+        ),
     }
 
 

@@ -67,7 +67,7 @@ def _tuner(account: Account) -> dict[str, Any]:
     if tuner == "adalora":
         account.adapter_dtype("fp32")
         return {**values, "adalora_target_r": recipe.rank, "adalora_init_r": adapter_rank(recipe)}
-    dtype = {"lora_dtype": _DTYPES[recipe.adapter_dtype]}
+    dtype = {"lora_dtype": _DTYPES[recipe.adapter_dtype], **({"use_rslora": True} if recipe.rslora else {})}
     return {**values, "lora_rank": recipe.rank, "use_dora": recipe.method == "dora", **dtype}
 
 
@@ -89,11 +89,8 @@ def _quantization(account: Account) -> dict[str, Any]:
 
 def _data(account: Account, data: Data) -> dict[str, Any]:
     values: dict[str, Any] = {"dataset": [data.path], "split_dataset_ratio": 0}
-    if data.shape == "instruction":
-        return {**values, "loss_scale": "default"}  # the answers
-    if data.shape == "text":
-        return {**values, "loss_scale": "all", "use_chat_template": False}
-    return {**values, "loss_scale": "all"}
+    values["loss_scale"] = "all" if data.learns_all else "default"  # the answers
+    return {**values, "use_chat_template": False} if data.shape == "text" else values
 
 
 def _training(account: Account) -> dict[str, Any]:

@@ -12,7 +12,18 @@ from ftadvise.advisor.export.account import Account
 from ftadvise.advisor.export.data import Data, data_of
 from ftadvise.advisor.export.formats import header
 from ftadvise.advisor.export.launch import Launch, launch_of
-from ftadvise.advisor.export.script_blocks import ENCODE, ENCODE_ALL, TORCH_DTYPES, call, data_path, literal, read_rows, reading_imports
+from ftadvise.advisor.export.script_blocks import (
+    ENCODE_ALL,
+    TORCH_DTYPES,
+    call,
+    data_path,
+    encode,
+    length_lines,
+    literal,
+    optimizer_lines,
+    read_rows,
+    reading_imports,
+)
 from ftadvise.advisor.export.target import RECIPE_FIELDS, Exported, Target
 from ftadvise.advisor.export.words import say
 from ftadvise.estimator.peft_settings import FEEDFORWARD_MODULES, VIRTUAL_TOKENS, adapter_rank
@@ -72,7 +83,7 @@ def script(account: Account, data: Data, launch: Launch) -> str:
         [
             _top(account, data, launch),
             read_rows(data),
-            ENCODE[data.shape],
+            encode(data),
             *_helpers(recipe),
             _main(account, launch),
             'if __name__ == "__main__":\n    main()\n',
@@ -110,7 +121,7 @@ def _top(account: Account, data: Data, launch: Launch) -> str:
     names += ["TrainerCallback"] if recipe.method == "adalora" else []
     imports = [
         reading_imports(data)
-        + ("import os\n" if "os." in (_device_map(account, launch) or "") else "")
+        + ("import os\n" if data.learns_all and "os." in (_device_map(account, launch) or "") else "")
         + "import sys\nfrom pathlib import Path\n",
         "import torch\nfrom datasets import Dataset\n"
         + (f"from peft import {peft[recipe.method]}, get_peft_model\n" if recipe.method != "full" else "")
@@ -222,16 +233,8 @@ def _config(account: Account) -> str:
         "gradient_accumulation_steps": literal(recipe.gradient_accumulation),
         "max_length": "SEQ_LEN",
         "packing": literal(recipe.packing),
-        "optim": literal(recipe.optimizer),
-        "learning_rate": literal(recipe.learning_rate),
-        "lr_scheduler_type": literal(recipe.schedule),
-        "warmup_steps": f"{recipe.warmup_ratio}  # below 1 it is a share of all steps",
-        "max_grad_norm": literal(recipe.max_grad_norm),
-        "num_train_epochs": literal(recipe.epochs),
-        "max_steps": f"{recipe.max_steps}" if recipe.max_steps else "-1  # the epochs decide",
-        "seed": "SEED",
-        "bf16": literal(recipe.compute_dtype == "bf16"),
-        "fp16": literal(recipe.compute_dtype == "fp16"),
+        **optimizer_lines(recipe),
+        **length_lines(recipe),
         "activation_checkpointing": literal(recipe.gradient_checkpointing),
         "activation_checkpointing_kwargs": '{"use_reentrant": False}' if recipe.gradient_checkpointing else "None",
         "use_cpu": literal(account.plan_file.made_for.device == "cpu"),
@@ -296,7 +299,8 @@ def _adapter(recipe: Recipe) -> list[str]:
     seed = "    set_seed(SEED)  # the adapter begins with random numbers\n"
     before = ""
     if recipe.method in ("lora", "dora"):
-        values = {"r": literal(recipe.rank), **common, "use_dora": literal(recipe.method == "dora"), "bias": '"none"', **task}
+        scaling = {"use_rslora": "True"} if recipe.rslora else {}
+        values = {"r": literal(recipe.rank), **common, "use_dora": literal(recipe.method == "dora"), **scaling, "bias": '"none"', **task}
         made = call("LoraConfig", values)
     elif recipe.method == "adalora":
         steps = {"init_r": literal(adapter_rank(recipe)), "target_r": literal(recipe.rank), "total_step": "1000  # AllocateRanks sets it"}
@@ -314,13 +318,18 @@ def _adapter(recipe: Recipe) -> list[str]:
 def _cast(recipe: Recipe) -> str:
     condition, loop = "parameter.requires_grad", "parameter in trainer.model.parameters()"
     comment = "PEFT makes the adapter fp32, TRL bf16 on a quantised base"
-    if recipe.method == "dora":
+    if recipe.method in ("dora", "adalora"):
         loop = "name, parameter in trainer.model.named_parameters()"
+    if recipe.method == "dora":
         condition += ' and "lora_magnitude_vector" not in name'
         comment += "; bf16 cannot hold the small updates of DoRA's magnitude"
+    constant = ""
+    if recipe.method == "adalora":
+        comment += "; the rank becomes a trained parameter where PEFT moves it, which it is not meant to be"
+        constant = '        if ".ranknum." in name:\n            parameter.requires_grad_(False)\n'
     return (
         f"    # {comment}\n"
-        f"    for {loop}:\n"
+        f"    for {loop}:\n{constant}"
         f"        if {condition}:\n"
         f"            parameter.data = parameter.data.to({TORCH_DTYPES[recipe.adapter_dtype]})\n"
     )

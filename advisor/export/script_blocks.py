@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.resources
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ftadvise.advisor.export.data import Data
+from ftadvise.estimator.recipe import Recipe
+from ftadvise.profiles.yaml_store import load_yaml
 
 TORCH_DTYPES = {"fp32": "torch.float32", "fp16": "torch.float16", "bf16": "torch.bfloat16"}
 
@@ -29,13 +33,35 @@ def call(name: str, arguments: Mapping[str, str], indent: int = 4) -> str:
     return f"{name}(\n{''.join(lines)}{' ' * indent})"
 
 
+def optimizer_lines(recipe: Recipe) -> dict[str, str]:
+    """What an SFTConfig is told of the optimizer and its schedule."""
+    return {
+        "optim": literal(recipe.optimizer),
+        "learning_rate": literal(recipe.learning_rate),
+        "lr_scheduler_type": literal(recipe.schedule),
+        "warmup_steps": f"{recipe.warmup_ratio}  # below 1 it is a share of all steps",
+        "max_grad_norm": literal(recipe.max_grad_norm),
+    }
+
+
+def length_lines(recipe: Recipe) -> dict[str, str]:
+    """How long it trains, from which seed, in which number format."""
+    return {
+        "num_train_epochs": literal(recipe.epochs),
+        "max_steps": f"{recipe.max_steps}" if recipe.max_steps else "-1  # the epochs decide",
+        "seed": "SEED",
+        "bf16": literal(recipe.compute_dtype == "bf16"),
+        "fp16": literal(recipe.compute_dtype == "fp16"),
+    }
+
+
 def data_path(data: Data) -> str:
     """An expression for the data file; the demo set lies beside the script."""
     return f"Path(__file__).with_name({literal(data.path)})" if data.files else f"Path({literal(data.path)})"
 
 
 def read_rows(data: Data) -> str:
-    """A function that reads the file as ftadvise does (ftadvise/runner/data.py)."""
+    """A function that reads the file as ftadvise does (ftadvise/runner/data)."""
     if data.format == "csv":
         body = "        return list(csv.DictReader(file))\n"
         newline = ', newline=""'
@@ -48,56 +74,80 @@ def read_rows(data: Data) -> str:
 
 
 def reading_imports(data: Data) -> str:
-    """The standard module that `read_rows` needs."""
-    return "import csv\n" if data.format == "csv" else "import json\n"
+    """The standard modules that `read_rows` and `encode` need."""
+    reading = "import csv\n" if data.format == "csv" else "import json\n"
+    return reading if data.learns_all else f"{reading}import os\n"
 
 
-ENCODE = {
+def encode(data: Data) -> str:
+    """A function that makes token ids and labels of a row, as ftadvise/runner/tokens.py does."""
+    if data.shape == "text":
+        return _TEXT
+    template: str = load_yaml(Path(str(importlib.resources.files("ftadvise") / "runner" / "chat_templates.yaml")))["alpaca"]["template"]
+    plain = f"# how a model without a chat template of its own is talked to\nPLAIN_TEMPLATE = {_lines(template)}\n\n\n"
+    return plain + _TURNS[data.shape] + "\n\n" + _ENCODE.replace("LEARNED", _ALL if data.learns_all else _ANSWERS)
+
+
+def _lines(text: str) -> str:
+    return "(\n" + "".join(f"    {line!a}\n" for line in text.splitlines(keepends=True)) + ")"
+
+
+_TURNS = {
     "instruction": '''\
-def encode(row, tokenizer):
-    """Token ids and labels. Only the answer is learned: the labels of the prompt are -100."""
-    prompt = row["instruction"] + ("\\n\\n" + row["input"] if (row.get("input") or "").strip() else "")
-    answer = row["output"] or ""
-    if not answer.strip():
-        return {"input_ids": [], "labels": []}
-    if tokenizer.chat_template:
-        question = [{"role": "user", "content": prompt}]
-        opening = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        text = tokenizer.apply_chat_template([*question, {"role": "assistant", "content": answer}], tokenize=False)
-    else:
-        opening = f"### Instruction:\\n{prompt}\\n\\n### Response:\\n"
-        text = opening + answer + (tokenizer.eos_token or "")
-    special = not tokenizer.chat_template  # a chat template writes its own begin token
-    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
-    opening_ids = tokenizer(opening, add_special_tokens=special)["input_ids"]
-    # tokens may merge across the boundary: learning starts where the two first differ
-    pairs = enumerate(zip(opening_ids, ids, strict=False))
-    start = next((i for i, (a, b) in pairs if a != b), min(len(opening_ids), len(ids)))
-    return {"input_ids": ids, "labels": [-100] * start + ids[start:]}
+def turns_of(row):
+    """The row as a conversation."""
+    question = row["instruction"] + ("\\n\\n" + row["input"] if (row.get("input") or "").strip() else "")
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": row["output"] or ""}]
 ''',
     "messages": '''\
-def encode(row, tokenizer):
-    """Token ids and labels; every token of the conversation is learned."""
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in row["messages"]]
-    if not any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns):
-        return {"input_ids": [], "labels": []}
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    else:
-        text = "\\n\\n".join(f"### {turn['role']}:\\n{turn['content']}" for turn in turns) + (tokenizer.eos_token or "")
-    ids = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    return {"input_ids": ids, "labels": list(ids)}
+def turns_of(row):
+    """The row as a conversation."""
+    return [{"role": turn["role"], "content": turn["content"] or ""} for turn in row["messages"]]
 ''',
-    "text": '''\
+}
+_ENCODE = '''\
+def encode(row, tokenizer):
+    """Token ids and labels; tokens with the label -100 are read, not learned."""
+    turns = turns_of(row)
+    answers = [at for at, turn in enumerate(turns) if turn["role"] == "assistant" and turn["content"].strip()]
+    if not answers:
+        return {"input_ids": [], "labels": []}
+    template = tokenizer.chat_template or PLAIN_TEMPLATE
+    special = not tokenizer.chat_template  # a model's own template writes its begin token itself
+    text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    ids, places = encoded["input_ids"], encoded["offset_mapping"]
+LEARNED'''
+_ALL = """\
+    return {"input_ids": ids, "labels": list(ids)}
+"""
+_ANSWERS = """\
+    labels = [-100] * len(ids)
+    marks = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} | {tokenizer.eos_token_id}
+    for at in answers:
+        # an answer stands where the text changes when another takes its place
+        other = [*turns[:at], {"role": "assistant", "content": "\\ue000"}, *turns[at + 1 :]]
+        before, _, after = tokenizer.apply_chat_template(other, chat_template=template, tokenize=False).partition("\\ue000")
+        start = len(os.path.commonprefix([text, before]))
+        stop = len(text) - len(os.path.commonprefix([text[::-1], after[::-1]]))
+        # the mark that ends it is learned too
+        behind = [index for index, (first, _) in enumerate(places) if first >= stop]
+        mark = next((index for index in behind if text[slice(*places[index])].strip()), None)
+        if mark is not None and ids[mark] in marks:
+            stop = places[mark][1]
+        for index, (first, last) in enumerate(places):
+            if last > start and first < stop and last > first:
+                labels[index] = ids[index]
+    return {"input_ids": ids, "labels": labels}
+"""
+_TEXT = '''\
 def encode(row, tokenizer):
     """Token ids and labels; every token is learned."""
     if not (row["text"] or "").strip():
         return {"input_ids": [], "labels": []}
     ids = tokenizer(row["text"] + (tokenizer.eos_token or ""))["input_ids"]
     return {"input_ids": ids, "labels": list(ids)}
-''',
-}
-"""By shape of the rows, as ftadvise/runner/tokens.py encodes them."""
+'''
 
 ENCODE_ALL = """\
     examples = [encode(row, tokenizer) for row in read_rows(DATA)]

@@ -29,11 +29,11 @@ def _export(plan_file: PlanFile) -> Exported:
     data = data_of(plan_file)
     mounts: dict[str, str] = {}  # there: here
     there = plan_file
-    if plan_file.data_path is not None:
+    if plan_file.data.path is not None:
         ending = next((each for each in (".csv", ".json") if data.path.lower().endswith(each)), ".jsonl")
         mounts[f"{_INPUT}/rows{ending}"] = data.path
         data = dataclasses.replace(data, path=f"{_INPUT}/rows{ending}")
-        there = dataclasses.replace(there, data_path=data.path)
+        there = dataclasses.replace(there, data=there.data.replace(path=data.path))
     if plan_file.local_path is not None:
         place = f"{_INPUT}/model.gguf" if plan_file.local_path.lower().endswith(".gguf") else f"{_INPUT}/model"
         mounts[place] = str(Path(plan_file.local_path).expanduser().absolute())

@@ -52,7 +52,8 @@ def _script(plan_file: PlanFile, job: Job, hours: float | None) -> str:
     else:
         lines.append('hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"')
         lines.append("export MAIN_ADDRESS=\"${hosts%%$'\\n'*}\"")
-        lines.append(f"srun bash -c '{job.command_on_node('$SLURM_NODEID', '$MAIN_ADDRESS')}'")
+        # nodes without --kill-on-bad-exit would wait for one that is gone
+        lines.append(f"srun --kill-on-bad-exit=1 bash -c '{job.command_on_node('$SLURM_NODEID', '$MAIN_ADDRESS')}'")
     return "\n".join(lines) + "\n"
 
 

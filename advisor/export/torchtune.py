@@ -144,6 +144,7 @@ def _model(account: Account, model: dict[str, Any]) -> dict[str, Any]:
         return {"_component_": f"torchtune.models.{module}.{builder}"}
     # torchtune trains in pure 16 bit, and its NF4 always quantises the constants too (torchao NF4Tensor)
     account.only("adapter_dtype", "bf16" if recipe.compute_dtype == "fp16" else recipe.compute_dtype)
+    account.only("rslora", False)
     quantize = account.choose("quantization", {"none": False, "nf4": True}, "nf4")
     if quantize:
         account.only("double_quantization", True)
@@ -211,11 +212,11 @@ def _safetensors(folder: str | None) -> list[str]:
 def _dataset(data: Data, packed: bool) -> dict[str, Any]:
     source: dict[str, Any] = {"source": data.format, "data_files": data.path, "split": "train", "packed": packed}
     if data.shape == "instruction":
-        return {"_component_": "torchtune.datasets.alpaca_dataset", **source, "train_on_input": False}
+        return {"_component_": "torchtune.datasets.alpaca_dataset", **source, "train_on_input": data.learns_all}
     if data.shape == "text":
         return {"_component_": "torchtune.datasets.text_completion_dataset", **source, "column": "text", "add_eos": True}
     conversation = {"conversation_column": "messages", "conversation_style": "openai"}
-    return {"_component_": "torchtune.datasets.chat_dataset", **source, **conversation, "train_on_input": True}
+    return {"_component_": "torchtune.datasets.chat_dataset", **source, **conversation, "train_on_input": data.learns_all}
 
 
 def _length(account: Account, data: Data) -> dict[str, Any]:

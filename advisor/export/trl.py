@@ -13,6 +13,7 @@ from ftadvise.advisor.export.account import Account
 from ftadvise.advisor.export.data import Data, data_of
 from ftadvise.advisor.export.formats import yaml_text
 from ftadvise.advisor.export.target import RECIPE_FIELDS, Exported, Target
+from ftadvise.advisor.export.training_arguments import training_arguments
 from ftadvise.estimator.plan_file import PlanFile
 
 _TRAINER = "TRL"
@@ -31,7 +32,7 @@ def _export(plan_file: PlanFile) -> Exported:
         **_adapter(account),
         **_quantization(account),
         **_data(data),
-        **training_arguments(account),
+        **sft_arguments(account),
     }
     account.only("loss", "fused")  # SFTTrainer from 1.15: nll in tiles, without full logits
     launch = {}
@@ -67,6 +68,7 @@ def _adapter(account: Account) -> dict[str, Any]:
         "lora_dropout": recipe.dropout,
         "lora_target_modules": list(recipe.target_modules),  # one name arrives as text, so that "all-linear" is understood
         "use_dora": use_dora,
+        **({"use_rslora": True} if recipe.rslora else {}),
     }
 
 
@@ -87,30 +89,18 @@ def _quantization(account: Account) -> dict[str, Any]:
     return values
 
 
-def training_arguments(account: Account) -> dict[str, Any]:
+def sft_arguments(account: Account) -> dict[str, Any]:
     """The part that is transformers' TrainingArguments with TRL's SFTConfig."""
     recipe = account.recipe
+    checkpointing: dict[str, Any] = {"gradient_checkpointing": recipe.gradient_checkpointing}
+    if recipe.gradient_checkpointing:
+        checkpointing["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     return {
         "output_dir": "ftadvise-output",
         "max_length": recipe.seq_len,
         "packing": recipe.packing,
-        "per_device_train_batch_size": recipe.micro_batch,
-        "gradient_accumulation_steps": recipe.gradient_accumulation,
-        "gradient_checkpointing": recipe.gradient_checkpointing,
-        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if recipe.gradient_checkpointing else {}),
-        "optim": recipe.optimizer,
-        "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": recipe.schedule,
-        "warmup_steps": recipe.warmup_ratio,  # below 1 it is a share of all steps
-        "max_grad_norm": recipe.max_grad_norm,
-        "num_train_epochs": recipe.epochs,
-        "max_steps": recipe.max_steps or -1,
-        "seed": recipe.seed,
-        "bf16": recipe.compute_dtype == "bf16",
-        "fp16": recipe.compute_dtype == "fp16",
-        **({"use_cpu": True} if account.plan_file.made_for.device == "cpu" else {}),
-        "logging_steps": 1,
-        "report_to": "none",
+        # warm-up steps below 1 are a share of all steps
+        **training_arguments(account, checkpointing=checkpointing, warmup="warmup_steps"),
     }
 
 
@@ -150,8 +140,9 @@ _READ = {
 
 def _data(data: Data) -> dict[str, Any]:
     if data.shape == "instruction":
-        return {"datasets": [{"path": "json", "data_files": _PREPARED}]}
-    return {"datasets": [{"path": data.format, "data_files": data.path}]}
+        return {"datasets": [{"path": "json", "data_files": _PREPARED}], **({"completion_only_loss": False} if data.learns_all else {})}
+    answers = {"assistant_only_loss": True} if data.shape == "messages" and not data.learns_all else {}
+    return {"datasets": [{"path": data.format, "data_files": data.path}], **answers}
 
 
 def _data_files(data: Data, model: str) -> dict[str, str]:

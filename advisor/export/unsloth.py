@@ -9,7 +9,18 @@ from __future__ import annotations
 from ftadvise.advisor.export.account import Account
 from ftadvise.advisor.export.data import Data, data_of
 from ftadvise.advisor.export.formats import header
-from ftadvise.advisor.export.script_blocks import ENCODE, ENCODE_ALL, TORCH_DTYPES, call, data_path, literal, read_rows, reading_imports
+from ftadvise.advisor.export.script_blocks import (
+    ENCODE_ALL,
+    TORCH_DTYPES,
+    call,
+    data_path,
+    encode,
+    length_lines,
+    literal,
+    optimizer_lines,
+    read_rows,
+    reading_imports,
+)
 from ftadvise.advisor.export.target import RECIPE_FIELDS, Exported, Target
 from ftadvise.advisor.export.words import say
 from ftadvise.estimator.plan_file import PlanFile
@@ -45,7 +56,7 @@ def _script(account: Account, data: Data, command: str, *, sharded: bool) -> str
     names = ["BitsAndBytesConfig"] if recipe.quantization in ("nf4", "fp4") else []
     names += [] if recipe.packing else ["DataCollatorForSeq2Seq"]
     imports = "from unsloth import FastLanguageModel  # before transformers and trl, which it patches\n\n"
-    imports += reading_imports(data) + ("import os\n" if sharded else "") + "import sys\nfrom pathlib import Path\n\n"
+    imports += reading_imports(data) + ("import os\n" if sharded and data.learns_all else "") + "import sys\nfrom pathlib import Path\n\n"
     imports += "import torch\nfrom datasets import Dataset\n"
     imports += f"from transformers import {', '.join(names)}\n" if names else ""
     imports += "from trl import SFTConfig, SFTTrainer\n"
@@ -68,7 +79,7 @@ def _script(account: Account, data: Data, command: str, *, sharded: bool) -> str
         '    trainer.train(resume_from_checkpoint="--resume" in sys.argv)\n',
         f'    trainer.save_model(str(OUTPUT / "{"model" if full else "adapter"}"))\n',
     ]
-    return "\n\n".join([top, read_rows(data), ENCODE[data.shape], "".join(main), 'if __name__ == "__main__":\n    main()\n'])
+    return "\n\n".join([top, read_rows(data), encode(data), "".join(main), 'if __name__ == "__main__":\n    main()\n'])
 
 
 def _model(recipe: Recipe, *, full: bool, sharded: bool) -> str:
@@ -110,6 +121,7 @@ def _adapter(recipe: Recipe) -> str:
         "lora_dropout": literal(recipe.dropout),
         "target_modules": '"all-linear"' if everything else literal(recipe.target_modules),
         "use_dora": literal(recipe.method == "dora"),
+        **({"use_rslora": "True"} if recipe.rslora else {}),
         "bias": '"none"',
         "use_gradient_checkpointing": _checkpointing(recipe),
         "random_state": "SEED",
@@ -125,17 +137,9 @@ def _trainer(recipe: Recipe) -> str:
         "max_length": "SEQ_LEN",
         "packing": literal(recipe.packing),
         **({} if recipe.packing else {"padding_free": "False"}),
-        "optim": literal(recipe.optimizer),
-        "learning_rate": literal(recipe.learning_rate),
-        "lr_scheduler_type": literal(recipe.schedule),
-        "warmup_steps": f"{recipe.warmup_ratio}  # below 1 it is a share of all steps",
-        "max_grad_norm": literal(recipe.max_grad_norm),
+        **optimizer_lines(recipe),
         "weight_decay": "0.0  # Unsloth's own is 0.001",
-        "num_train_epochs": literal(recipe.epochs),
-        "max_steps": f"{recipe.max_steps}" if recipe.max_steps else "-1  # the epochs decide",
-        "seed": "SEED",
-        "bf16": literal(recipe.compute_dtype == "bf16"),
-        "fp16": literal(recipe.compute_dtype == "fp16"),
+        **length_lines(recipe),
         "gradient_checkpointing": literal(recipe.gradient_checkpointing),
         "logging_steps": "1",
         "save_strategy": '"steps"',

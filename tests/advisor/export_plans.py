@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.hardware import GIB
@@ -45,7 +46,7 @@ def a_plan(
         made_for=made_for,
         stack={"name": "trl", "versions": {}},
         recipe=Recipe(**recipe),
-        data_path=data_path,
+        data=DataSettings(data_path),
         predicted=predicted or {"memory": {}, "throughput": None},
         ftadvise_version="0.1.0",
         created="2026-11-22T00:00:00+00:00",

@@ -73,7 +73,7 @@ def test_what_swift_lacks_is_accounted_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "scale"), [({"text": "x"}, "all"), ({"messages": []}, "all"), ({"instruction": "a", "output": "b"}, "default")]
+    ("row", "scale"), [({"text": "x"}, "all"), ({"messages": []}, "default"), ({"instruction": "a", "output": "b"}, "default")]
 )
 def test_what_is_learned_follows_the_rows(tmp_path: Path, row: dict[str, Any], scale: str) -> None:
     data = tmp_path / "rows.jsonl"

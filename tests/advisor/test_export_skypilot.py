@@ -30,7 +30,7 @@ def test_a_plan_for_one_card_is_run_by_ftadvise_on_one_such_card(tmp_path: Path)
     assert "file_mounts" not in task
     (tmp_path / "plan.yaml").write_text(exported.files["ftadvise-plan.yaml"], encoding="utf-8")
     plan = read_plan_file(tmp_path / "plan.yaml")
-    assert (plan.recipe, plan.made_for.count, plan.data_path) == (a_plan(**QLORA_7B).recipe, 1, None)
+    assert (plan.recipe, plan.made_for.count, plan.data.path) == (a_plan(**QLORA_7B).recipe, 1, None)
 
 
 def test_data_and_a_local_model_are_copied_and_named_where_they_arrive(tmp_path: Path) -> None:
@@ -51,17 +51,22 @@ def test_sixteen_cards_are_two_nodes_with_their_rendezvous() -> None:
     first, launch = task["run"].splitlines()
     assert first == "MAIN_ADDRESS=\"${SKYPILOT_NODE_IPS%%$'\\n'*}\""
     arguments = shlex.split(launch)
-    assert arguments[:2] == ["accelerate", "launch"]
-    options = dict(zip(arguments[2:-1:2], arguments[3:-1:2], strict=True))
-    assert options == {
-        "--num_machines": "2",
-        "--num_processes": "16",
-        "--machine_rank": "$SKYPILOT_NODE_RANK",
-        "--main_process_ip": "$MAIN_ADDRESS",
-        "--main_process_port": "29500",
-        "--deepspeed_multinode_launcher": "standard",
-        "--config_file": "accelerate.yaml",
+    assert arguments[:3] == ["ftadvise", "run", "ftadvise-plan.yaml"]
+    assert dict(zip(arguments[3::2], arguments[4::2], strict=True)) == {
+        "--out": "ftadvise-run",
+        "--nodes": "2",
+        "--node-rank": "$SKYPILOT_NODE_RANK",
+        "--rendezvous": "$MAIN_ADDRESS:29500",
     }
+    assert "deepspeed" in task["setup"]
+
+
+def test_the_flags_of_several_nodes_are_those_of_ftadvise_run() -> None:
+    from ftadvise.commands.run import command
+
+    arguments = shlex.split(_task(a_plan(gpu="A100 SXM4 80GB", memory_gib=80, count=16, sharding="ddp"))["run"].splitlines()[-1])
+    known = {name for option in command.params for name in option.opts}
+    assert {word for word in arguments if word.startswith("--")} <= known
 
 
 def test_a_large_model_gets_a_larger_disk_and_no_gpu_gets_cpus() -> None:
@@ -84,7 +89,7 @@ def test_another_form_of_the_card_is_pointed_out_only_where_it_matters() -> None
 
     assert "another form" in notes(gpu="H100 SXM5 80GB", memory_gib=80)
     assert "another form" not in notes(gpu="RTX 4090")
-    assert "another form" not in notes(gpu="H100 SXM5 80GB", memory_gib=80, method="ia3"), "the script runs on either"
+    assert "another form" not in notes(gpu="H100 SXM5 80GB", memory_gib=80, loss="full"), "the script runs on either"
 
 
 @given(name=HOSTILE)

@@ -50,14 +50,22 @@ def test_without_a_prediction_no_time_is_invented(predicted: dict[str, object]) 
     assert any("--time" in note.en for note in SLURM.export(plan).notes)
 
 
-def test_sixteen_cards_are_two_nodes_and_one_launcher_on_each() -> None:
+def test_sixteen_cards_are_two_nodes_and_one_ftadvise_run_on_each() -> None:
     exported = SLURM.export(a_plan(sharding="fsdp", **BIG))
     options = _options(a_plan(sharding="fsdp", **BIG))
     assert (options["nodes"], options["gpus-per-node"], options["cpus-per-task"]) == ("2", "8", "64")
-    assert "signal" not in options
+    assert options["signal"] == "INT@300"
     last = shlex.split(exported.files[BATCH].splitlines()[-1])
-    assert last[:3] == ["srun", "bash", "-c"]
-    assert '--machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN_ADDRESS"' in last[3]
+    assert last[:-1] == ["srun", "--kill-on-bad-exit=1", "bash", "-c"]
+    run = "ftadvise run ftadvise-plan.yaml --out ftadvise-run"
+    assert last[-1] == f'{run} --nodes 2 --node-rank "$SLURM_NODEID" --rendezvous "$MAIN_ADDRESS:29500"'
+    assert set(exported.files) == {BATCH, "ftadvise-plan.yaml"}
+
+
+def test_another_loss_than_ours_is_the_plain_script_under_accelerate() -> None:
+    exported = SLURM.export(a_plan(sharding="fsdp", loss="full", **BIG))
+    last = shlex.split(exported.files[BATCH].splitlines()[-1])
+    assert '--machine_rank "$SLURM_NODEID" --main_process_ip "$MAIN_ADDRESS"' in last[-1]
     assert {"train.py", "accelerate.yaml"} <= set(exported.files)
 
 
@@ -69,7 +77,10 @@ def test_offloaded_states_need_host_memory() -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-@pytest.mark.parametrize("plan", [a_plan(), a_plan(method="ia3"), a_plan(sharding="zero2", **BIG), a_plan(gpu=None)])
+@pytest.mark.parametrize(
+    "plan",
+    [a_plan(), a_plan(loss="full"), a_plan(sharding="zero2", **BIG), a_plan(sharding="zero2", loss="full", **BIG), a_plan(gpu=None)],
+)
 def test_bash_reads_the_script(plan: PlanFile, tmp_path: Path) -> None:
     """The commands are replaced by one that prints its arguments."""
     for name, text in SLURM.export(plan).files.items():
@@ -77,7 +88,7 @@ def test_bash_reads_the_script(plan: PlanFile, tmp_path: Path) -> None:
     fake = tmp_path / "bin"
     fake.mkdir()
     for command, does in {
-        "srun": '"$@"',
+        "srun": 'while [[ "$1" == --* ]]; do shift; done; "$@"',
         "scontrol": "printf 'node-1\\nnode-2\\n'",
         "ftadvise": "args",
         "accelerate": "args",
@@ -95,9 +106,13 @@ def test_bash_reads_the_script(plan: PlanFile, tmp_path: Path) -> None:
     done = subprocess.run(["bash", str(tmp_path / BATCH)], capture_output=True, text=True, env=environment, check=True)
     said = done.stdout.splitlines()
     assert said[0] in ("ftadvise", "accelerate", "python")
-    if plan.made_for.count == 16:
+    if plan.made_for.count == 16 and plan.recipe.loss == "full":
         assert said[said.index("--machine_rank") + 1] == "1"
         assert said[said.index("--main_process_ip") + 1] == "node-1"
+    elif plan.made_for.count == 16:
+        assert said[1:3] == ["run", "ftadvise-plan.yaml"]
+        assert said[said.index("--node-rank") + 1] == "1"
+        assert said[said.index("--rendezvous") + 1] == "node-1:29500"
 
 
 @given(name=HOSTILE)
