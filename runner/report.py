@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ftadvise.estimator.plan_file import write_text_atomically
+from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError, PredictionMissedError
+from ftadvise.profiles.printable import one_line
 
 REPORT_SCHEMA = "ftadvise.report/1"
 REPORT_NAME = "report.json"
@@ -56,6 +58,16 @@ class RunReport:
     answer: Answer | None = None
     saved: str | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
+    evaluations: tuple[tuple[int, float | None], ...] = ()
+    """(optimizer step, loss on the rows set aside) of every evaluation."""
+    timeline: tuple[tuple[int, float, int | None], ...] = ()
+    """(optimizer step, seconds since training began, bytes in use on the device), thinned; see `runner.timeline`."""
+    attempts: tuple[dict[str, Any], ...] = ()
+    """The attempts of the run in order (`runner.attempt.Attempt`); more than one where memory ran out or the run was resumed."""
+    ranks: tuple[dict[str, Any], ...] = ()
+    """{"rank", "host", "measured"} of each process; empty for one."""
+    training_peak: dict[str, Any] | None = None
+    """"allocated_bytes", "reserved_bytes" and "device_used_bytes" over the whole run, not only the metered steps."""
 
     @property
     def seed(self) -> int:
@@ -65,9 +77,16 @@ class RunReport:
     def to_json(self) -> dict[str, Any]:
         """The document of report.json."""
         document = dataclasses.asdict(self)
-        document["losses"] = [list(pair) for pair in self.losses]
-        document["notes"] = list(self.notes)
+        for name in ("losses", "evaluations", "timeline"):
+            document[name] = [list(point) for point in document[name]]
+        for name in ("notes", "attempts", "ranks"):
+            document[name] = list(document[name])
         return {"schema": REPORT_SCHEMA, **document}
+
+
+def recipe_of(report: RunReport) -> Recipe:
+    """The recipe that ran."""
+    return Recipe.from_dict(report.recipe, where="report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +135,16 @@ def comparison_rows(report: RunReport) -> list[Row]:
     The components sum to "total allocated". Workspace (temporaries of the optimizer step) is left out where there is none. On the
     CPU there is no caching allocator, so "reserved" has no measured figure there.
     """
-    predicted, measured = report.predicted_at_measured["memory"], report.measured
+    return _compared(report.predicted_at_measured["memory"], report.measured)
+
+
+def rank_rows(report: RunReport) -> list[tuple[int, str, list[Row]]]:
+    """(rank, host, rows as of `comparison_rows`) of every process; the prediction is the same for all of them."""
+    predicted = report.predicted_at_measured["memory"]
+    return [(each["rank"], each["host"], _compared(predicted, each["measured"])) for each in report.ranks]
+
+
+def _compared(predicted: dict[str, Any], measured: dict[str, Any]) -> list[Row]:
     rows = []
     for name, parts in _PARTS:
         expected, found = (sum(int(side["components"][part]) for part in parts) for side in (predicted, measured))
@@ -141,27 +169,30 @@ def write_report(run_dir: Path, report: RunReport) -> Path:
 
 
 def read_report(run_dir: Path) -> RunReport:
-    """The report of a finished run.
+    """The report of a finished run; fields that an older version did not write have their defaults.
 
     Raises:
         InputError: there is none, or it is broken or of another version.
     """
+    from ftadvise.runner.report_schema import parse_report
+    from ftadvise.runner.unfinished import why_no_report
+
     path = run_dir / REPORT_NAME
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except FileNotFoundError:
-        unfinished = (run_dir / "run.json").exists()
-        what = "the run there has not finished" if unfinished else "there is no run"
-        raise InputError(f"{run_dir}: {what} (no {REPORT_NAME})", hint="ftadvise run PLAN --resume" if unfinished else None) from None
+        raise why_no_report(run_dir) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
     if not isinstance(document, dict) or document.pop("schema", None) != REPORT_SCHEMA:
         raise InputError(f"{path}: not a report of schema {REPORT_SCHEMA!r}")
-    names = {f.name for f in dataclasses.fields(RunReport)}
-    if set(document) != names:
-        odd = sorted(set(document) ^ names)
-        raise InputError(f"{path}: keys are missing or unknown: {', '.join(odd[:5])}")
-    document["losses"] = tuple((int(step), loss) for step, loss in document["losses"])
-    document["notes"] = tuple(document["notes"])
-    document["answer"] = Answer(**document["answer"]) if document["answer"] else None
-    return RunReport(**document)
+    names = {f.name: f for f in dataclasses.fields(RunReport)}
+    needed = {name for name, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    odd = sorted((set(document) - set(names)) | (needed - set(document)))
+    if odd:
+        raise InputError(f"{path}: keys are missing or unknown: {one_line(', '.join(odd[:5]))}")
+    return parse_report(document, path)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

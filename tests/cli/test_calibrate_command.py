@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from ftadvise.cli import main
 from ftadvise.estimator.calibration import Device, DeviceCalibration
 from ftadvise.estimator.calibration_store import calibration_path, store_device
 from ftadvise.estimator.speed.device_rates import rates_of
@@ -19,21 +18,16 @@ TORCH = "2.13.0+test"
 
 
 @pytest.fixture
-def ftadvise(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in an empty folder with an empty store; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "120")
+def columns() -> int:
+    return 120
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty store, and versions that do not depend on what is installed."""
     monkeypatch.setenv("FTADVISE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.delenv("FTADVISE_NO_CALIBRATION")
     monkeypatch.setattr("ftadvise.estimator.calibration.installed_version", {"torch": TORCH, "ftadvise": "0.1.0"}.get)
-
-    def run(*arguments: str) -> tuple[Any, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def slow_cpu(torch: str = TORCH) -> DeviceCalibration:

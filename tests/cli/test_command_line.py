@@ -10,31 +10,13 @@ from typing import Any
 
 import pytest
 
-from ftadvise.cli import COMMANDS, main
+from ftadvise.cli import COMMANDS
 from ftadvise.profiles.errors import InterruptedRunError
 
 
-class Outcome:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def ftadvise(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in an empty folder and return its outcome."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run(*arguments: str) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+def columns() -> int:
+    return 100
 
 
 def test_every_command_has_a_module_and_its_own_help(ftadvise: Any) -> None:
@@ -218,7 +200,7 @@ def test_a_runs_hint_names_the_plan_file(ftadvise: Any, monkeypatch: pytest.Monk
         raise InterruptedRunError("stopped after step 3 of 9", hint="continue with: ftadvise run PLAN --out here --resume")
 
     pytest.importorskip("torch")
-    monkeypatch.setattr("ftadvise.runner.train.run_plan", stopped)
+    monkeypatch.setattr("ftadvise.runner.supervisor.run_plan", stopped)
     ftadvise("plan", "--gpu", "cpu", "-o", "mine.yaml")
     outcome = ftadvise("run", "mine.yaml")
     assert outcome.code == 130

@@ -8,26 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ftadvise.cli import main
-
 Command = Callable[..., str]
 ON = ("--model", "SmolLM2-135M-Instruct", "--gpu", "A100-80GB")
-
-
-@pytest.fixture
-def output(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command in an empty folder; what it printed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str, code: int = 0) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        printed = capsys.readouterr()
-        assert (ended.value.code or 0) == code, printed.err
-        return printed.out if code == 0 else printed.err
-
-    return run
 
 
 @pytest.mark.parametrize("command", ["plan", "estimate"])

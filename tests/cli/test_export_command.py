@@ -10,31 +10,8 @@ from typing import Any
 import pytest
 
 from ftadvise.advisor.export import TARGETS
-from ftadvise.cli import main
 
 PLAN = ("plan", "--model", "Qwen2.5-7B", "--gpu", "RTX 4090")
-
-
-class Outcome:
-    """What a command printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def ftadvise(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command in an empty folder and return its outcome."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
-        captured = capsys.readouterr()
-        return Outcome(ended.value.code if isinstance(ended.value.code, int) else 0, captured.out, captured.err)
-
-    return run
 
 
 def test_list_names_every_target(ftadvise: Any) -> None:

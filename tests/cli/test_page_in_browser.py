@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from finished_reports import FALL_BACKS, finished_report, several_ranks
 
 import ftadvise
 from ftadvise import api
 from ftadvise.advisor.plan_types import NoPlanError
 from ftadvise.rendering.plan_page import plan_page, shortfall_page
+from ftadvise.rendering.report_page import report_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
@@ -63,6 +65,7 @@ def _pages() -> Iterator[tuple[str, str]]:
     for lang in ("en", "zh"):
         yield f"plan-{lang}", plan_page(plan, lang, frontier=api.fit_frontier(plan), plan_path=Path("ftadvise-plan.yaml"))
         yield f"shortfall-{lang}", shortfall_page(raised.value, lang)
+        yield f"run-{lang}", report_page(finished_report(attempts=FALL_BACKS, ranks=several_ranks()), lang)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +73,7 @@ def pages() -> dict[str, str]:
     return dict(_pages())
 
 
-@pytest.mark.parametrize("name", ["plan-en", "plan-zh", "shortfall-en", "shortfall-zh"])
+@pytest.mark.parametrize("name", ["plan-en", "plan-zh", "shortfall-en", "shortfall-zh", "run-en", "run-zh"])
 def test_nothing_overflows_and_nothing_is_missing(name: str, pages: dict[str, str], tmp_path: Path) -> None:
     lines, complaints = _open(pages[name], tmp_path)
     assert complaints == ""

@@ -15,7 +15,6 @@ from rich.console import Console
 import ftadvise
 from ftadvise import api
 from ftadvise.advisor.plan_types import PlanRequest
-from ftadvise.cli import main
 from ftadvise.rendering.offers_view import offers_view
 from ftadvise.rendering.plan_view import plan_view
 
@@ -24,18 +23,9 @@ SMALL = ("--model", "SmolLM2-135M-Instruct")
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run `ftadvise plan` in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(["plan", *arguments])
-        printed = capsys.readouterr()
-        code: Any = ended.value.code
-        return code or 0, printed.out, printed.err
-
-    return run
+def command(ftadvise: Command) -> Command:
+    """Run `ftadvise plan`: exit code, stdout, stderr."""
+    return lambda *arguments: ftadvise("plan", *arguments)
 
 
 def drawn(view: Any, width: int) -> list[str]:

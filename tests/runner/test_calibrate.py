@@ -28,8 +28,8 @@ from ftadvise.runner import microbenchmark
 from ftadvise.runner.bench_device import CpuBenchDevice, CudaBenchDevice, median_seconds
 from ftadvise.runner.calibrate import calibrate, check_calibration, check_recipes
 from ftadvise.runner.microbenchmark import Sizes
+from ftadvise.runner.supervisor import in_this_process, run_plan
 from ftadvise.runner.supported import check_supported
-from ftadvise.runner.train import run_plan
 
 pytestmark = pytest.mark.train
 TINY = Sizes(((16, 32, 24), (16, 32, 24)), (16, 32), (64, 64), (1, 2, 16, 8))
@@ -125,9 +125,9 @@ def test_nothing_is_stored_when_measuring_fails(hardware: Hardware, console: Con
 def test_a_gpu_that_is_only_named_or_that_torch_cannot_use_is_not_measured(hardware: Hardware, console: Console) -> None:
     gpu = Gpu("Card", "NVIDIA", "unknown", 8 << 30, compute_capability=(8, 6))
     with pytest.raises(InputError, match="at hand"):
-        calibrate(dataclasses.replace(hardware, gpus=(gpu,), source="named"), console=console)
+        calibrate(dataclasses.replace(hardware, gpus=(gpu,), source="named"), console=console, start=in_this_process(hardware, console))
     with pytest.raises(InputError, match="cannot use Card"):
-        calibrate(dataclasses.replace(hardware, gpus=(gpu,)), console=console)
+        calibrate(dataclasses.replace(hardware, gpus=(gpu,)), console=console, start=in_this_process(hardware, console))
 
 
 def test_seconds_are_of_one_call() -> None:
@@ -155,7 +155,7 @@ def test_the_check_compares_real_steps_and_what_cannot_run_is_left_out(
     monkeypatch.setattr(module, "CHECK_STEPS", 5)
     lora, _, full = (recipe.replace(micro_batch=1, seq_len=16, max_steps=5) for recipe in check_recipes(hardware))
     monkeypatch.setattr(module, "check_recipes", lambda _: (lora.replace(method="ia3"), lora, full))
-    assert check_calibration(hardware, console=console) == 2
+    assert check_calibration(hardware, console=console, start=in_this_process(hardware, console)) == 2
     assert "left out" in said(console)
     runs = load_calibration().runs
     assert [(run.kind, run.recipe["method"], run.steps) for run in runs] == [("calibration", "lora", 3), ("calibration", "full", 3)]
@@ -170,9 +170,9 @@ def test_ctrl_c_during_the_check_ends_it(hardware: Hardware, console: Console, m
     def interrupted(*_: Any, **__: Any) -> Any:
         raise InterruptedRunError("rehearsal stopped")
 
-    monkeypatch.setattr("ftadvise.runner.train.run_plan", interrupted)
+    monkeypatch.setattr("ftadvise.runner.supervisor.run_plan", interrupted)
     with pytest.raises(InterruptedRunError, match="figures are stored"):
-        check_calibration(hardware, console=console)
+        check_calibration(hardware, console=console, start=in_this_process(hardware, console))
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,29 @@ def test_a_finished_run_adds_what_it_measured_and_the_next_prediction_uses_it(
     make_plan: Callable[..., PlanFile], tiny_model: Path, hardware: Hardware, tmp_path: Path, console: Console
 ) -> None:
     plan = make_plan(tiny_model, max_steps=6)
-    first = run_plan(plan, out_dir=tmp_path / "first", hardware=hardware, rehearse=True, max_steps=6, console=console)
+    first = run_plan(
+        plan,
+        out_dir=tmp_path / "first",
+        hardware=hardware,
+        rehearse=True,
+        max_steps=6,
+        console=console,
+        start=in_this_process(hardware, console),
+    )
     assert "added to this machine's calibration" in said(console)
     (run,) = load_calibration().runs
     assert (run.kind, run.model, run.steps, run.rates) == ("run", plan.model_id, 4, "")
     assert run.predicted_peak_bytes == first.predicted_at_measured["memory"]["peak_allocated_bytes"]
     assert first.predicted_at_measured["throughput"]["basis"] == "derived"
-    again = run_plan(plan, out_dir=tmp_path / "again", hardware=hardware, rehearse=True, max_steps=6, console=console)
+    again = run_plan(
+        plan,
+        out_dir=tmp_path / "again",
+        hardware=hardware,
+        rehearse=True,
+        max_steps=6,
+        console=console,
+        start=in_this_process(hardware, console),
+    )
     expected = again.predicted_at_measured["throughput"]
     assert expected["basis"] != "derived"
     assert expected["tokens_per_second"] == pytest.approx(run.measured_tokens_per_second, rel=0.02)
@@ -219,7 +235,15 @@ def test_a_run_that_is_not_to_be_recorded_is_not(
     make_plan: Callable[..., PlanFile], tiny_model: Path, hardware: Hardware, tmp_path: Path, console: Console
 ) -> None:
     with without_calibration():
-        run_plan(make_plan(tiny_model), out_dir=tmp_path / "off", hardware=hardware, rehearse=True, max_steps=5, console=console)
+        run_plan(
+            make_plan(tiny_model),
+            out_dir=tmp_path / "off",
+            hardware=hardware,
+            rehearse=True,
+            max_steps=5,
+            console=console,
+            start=in_this_process(hardware, console),
+        )
     assert not calibration_path().exists()
     assert "added" not in said(console)
 
@@ -228,6 +252,14 @@ def test_a_store_that_cannot_be_written_does_not_fail_the_run(
     make_plan: Callable[..., PlanFile], tiny_model: Path, hardware: Hardware, tmp_path: Path, console: Console
 ) -> None:
     calibration_path().parent.write_text("a file is in the way", encoding="utf-8")
-    report = run_plan(make_plan(tiny_model), out_dir=tmp_path / "run", hardware=hardware, rehearse=True, max_steps=5, console=console)
+    report = run_plan(
+        make_plan(tiny_model),
+        out_dir=tmp_path / "run",
+        hardware=hardware,
+        rehearse=True,
+        max_steps=5,
+        console=console,
+        start=in_this_process(hardware, console),
+    )
     assert report.steps == 5
     assert "warning: the run is not added to the calibration" in said(console)

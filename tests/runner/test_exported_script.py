@@ -20,7 +20,7 @@ from rich.console import Console
 from ftadvise.advisor.export.plain_python import PYTHON, SCRIPT
 from ftadvise.estimator.plan_file import PlanFile
 from ftadvise.profiles.hardware import Hardware
-from ftadvise.runner.train import run_plan
+from ftadvise.runner.supervisor import in_this_process, run_plan
 
 NF4 = {"quantization": "nf4", "double_quantization": True, "adapter_dtype": "bf16", "gradient_checkpointing": True}
 Trained = tuple[list[float], PlanFile, Path]
@@ -62,7 +62,7 @@ def test_the_script_has_the_losses_of_ftadvise_run(
     train: Callable[..., Trained], tmp_path: Path, hardware: Hardware, recipe: dict[str, Any]
 ) -> None:
     losses, plan, output = train(**recipe)
-    report = run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, console=Console(file=io.StringIO()))
+    report = run_plan(plan, out_dir=tmp_path / "run", hardware=hardware, start=in_this_process(hardware, Console(file=io.StringIO())))
     assert len(losses) == 5
     assert losses == pytest.approx([loss for _, loss in report.losses], rel=1e-6), "same seed, same rows, same losses"
     assert report.saved is not None

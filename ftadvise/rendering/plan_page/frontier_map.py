@@ -5,7 +5,7 @@ from __future__ import annotations
 from ftadvise.advisor.frontier import Frontier
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.rendering.plan_page.elements import Child, el
+from ftadvise.rendering.page_parts.elements import Child, el
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import gib, rate
 

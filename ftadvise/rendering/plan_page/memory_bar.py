@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from ftadvise.estimator.estimate_types import PHASES, Estimate
-from ftadvise.rendering.plan_page.bar import Segment, bar, gone, interval, legend, limit, over
-from ftadvise.rendering.plan_page.elements import Child, el
+from ftadvise.rendering.page_parts.bar import Segment, bar, gone, interval, legend, limit, over
+from ftadvise.rendering.page_parts.elements import Child, el
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import gib
 

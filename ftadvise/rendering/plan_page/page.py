@@ -1,4 +1,4 @@
-"""The page: one file with everything in it. Nothing is loaded from anywhere, and the page's own policy forbids it."""
+"""The page of a plan, and the page that says why nothing fits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from ftadvise.advisor.plan_types import NoPlanError, Plan
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.rendering.chinese import in_language
 from ftadvise.rendering.estimate_view import data_line, device_name, trained_words
-from ftadvise.rendering.plan_page.elements import Child, document, el, words
+from ftadvise.rendering.page_parts.elements import Child, el, words
+from ftadvise.rendering.page_parts.frame import Section, Tile, page, tiles
+from ftadvise.rendering.page_parts.tables import settings
 from ftadvise.rendering.plan_page.frontier_map import frontier_map
 from ftadvise.rendering.plan_page.memory_bar import memory_bar
 from ftadvise.rendering.plan_page.sections import (
@@ -22,14 +24,12 @@ from ftadvise.rendering.plan_page.sections import (
     costs,
     reason_groups,
     sensitivity_table,
-    settings,
     wanted_words,
 )
 from ftadvise.rendering.plan_page.step_time import bottleneck_words, step_time
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import dollars, duration, gib, rate
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 MARK = "ftadvise.plan-page/1"
 """Says that ftadvise made a page, and so may replace it."""
 
@@ -89,23 +89,8 @@ def _title(estimate: Estimate, lang: str) -> str:
 
 
 def _page(title: str, header: Iterable[Child], sections: Iterable[tuple[str, list[Child]]], estimate: Estimate | None, lang: str) -> str:
-    shown = [(name, blocks) for name, blocks in sections if blocks]
-    links = [el("a", text(f"page.section.{name}", lang), href=f"#{name}") for name, _ in shown]
-    bodies = [el("section", el("h2", text(f"page.section.{name}", lang)), blocks, id=name) for name, blocks in shown]
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="generator", content=MARK),
-        el("title", title),
-        el("style", style),
-    )
-    header = el("header", el("h1", title), header, el("nav", links, aria_label=text("page.contents", lang)))
-    body = el("body", header, el("main", bodies), el("footer", _versions(estimate, lang)))
-    return document(el("html", head, body, lang="zh-CN" if lang == "zh" else "en"))
+    parts = [Section(name, text(f"page.section.{name}", lang), blocks) for name, blocks in sections]
+    return page(title, header, parts, _versions(estimate, lang), mark=MARK, lang=lang)
 
 
 def _tiles(estimate: Estimate, lang: str) -> Child:
@@ -113,8 +98,8 @@ def _tiles(estimate: Estimate, lang: str) -> Child:
     memory, speed = estimate.memory, estimate.throughput
     cost = estimate.cost or estimate.cost_per_million_tokens
     per = "whole" if estimate.cost else "per_million"
-    tiles = [
-        _tile(
+    found = [
+        Tile(
             text("memory.title" if estimate.hardware.gpus else "memory.title_cpu", lang),
             gib(memory.device_used_bytes),
             text("page.of_available", lang, available=gib(memory.available_bytes)),
@@ -122,19 +107,15 @@ def _tiles(estimate: Estimate, lang: str) -> Child:
     ]
     if speed:
         span = text("page.span", lang, low=rate(speed.low), high=rate(speed.high))
-        tiles.append(_tile(text("page.tokens_per_second", lang), rate(speed.tokens_per_second), span))
+        found.append(Tile(text("page.tokens_per_second", lang), rate(speed.tokens_per_second), span))
     if cost:
         hours = cost.hours
         span = text("page.span", lang, low=duration(3600 * hours.low), high=duration(3600 * hours.high))
-        tiles.append(_tile(text(f"page.time.{per}", lang), duration(3600 * hours.value), span))
+        found.append(Tile(text(f"page.time.{per}", lang), duration(3600 * hours.value), span))
         if cost.usd is not None:
             span = text("page.span", lang, low=dollars(cost.usd.low), high=dollars(cost.usd.high))
-            tiles.append(_tile(text(f"page.cost.{per}", lang), dollars(cost.usd.value), span))
-    return el("div", tiles, class_="tiles")
-
-
-def _tile(head: str, figure: str, below: str) -> Child:
-    return el("div", el("span", head), el("b", figure), el("small", below), class_="tile")
+            found.append(Tile(text(f"page.cost.{per}", lang), dollars(cost.usd.value), span))
+    return tiles(found)
 
 
 def _commands(plan_path: Path, lang: str) -> Child:

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from ftadvise.advisor.plan_types import Alternative, Change, Group, Plan, Reason, Variation, Wanted
 from ftadvise.estimator.estimate_types import Estimate
-from ftadvise.estimator.recipe import Recipe
 from ftadvise.rendering.chinese import in_language
 from ftadvise.rendering.cost_view import cost_lines
-from ftadvise.rendering.plan_page.elements import Child, el, words
+from ftadvise.rendering.page_parts.elements import Child, el, words
+from ftadvise.rendering.page_parts.tables import Row, table
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import gib, rate
-
-_SETTINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("method", ("method", "quantization", "double_quantization", "rank", "alpha", "dropout", "target_modules", "high_precision_modules")),
-    ("batch", ("micro_batch", "gradient_accumulation", "seq_len", "packing")),
-    ("memory", ("gradient_checkpointing", "attention", "loss", "optimizer", "sharding", "offload", "compute_dtype", "adapter_dtype")),
-    ("training", ("learning_rate", "schedule", "warmup_ratio", "max_grad_norm", "epochs", "max_steps", "seed")),
-)
-_NO_ADAPTER = ("rank", "alpha", "dropout", "target_modules", "adapter_dtype")
-
-
-def settings(recipe: Recipe, lang: str) -> Child:
-    """Every field of the recipe, in groups."""
-    boxes = []
-    for group, names in _SETTINGS:
-        pairs = [
-            el("div", el("dt", name), el("dd", _value(getattr(recipe, name), lang)))
-            for name in names
-            if not (recipe.method == "full" and name in _NO_ADAPTER)
-        ]
-        boxes.append(el("div", el("h3", text(f"page.settings.{group}", lang)), el("dl", pairs)))
-    return el("div", boxes, class_="settings")
 
 
 def costs(estimate: Estimate, lang: str) -> Child:
@@ -84,24 +63,8 @@ def wanted_words(wanted: Wanted, lang: str) -> list[Child]:
     return [el("p", text("page.wanted", lang, label=label, score=wanted.score)), changes_table(wanted.changes, lang)]
 
 
-class Row(NamedTuple):
-    """A line of a table."""
-
-    name: list[Child]
-    figures: Sequence[str]
-    sentence: str | None = None
-
-
 def _table(heads: Sequence[str], rows: Sequence[Row], lang: str) -> Child:
-    """A table of names, figures and perhaps a sentence; on a phone each row is a block, where `data-head` says what a figure is."""
-    named = [text(f"page.{head}", lang) for head in heads]
-    lines = []
-    for row in rows:
-        cells = [el("td", figure, data_head=head) for head, figure in zip(named[1:], row.figures, strict=False)]
-        sentence = None if row.sentence is None else el("td", words(row.sentence), class_="words")
-        lines.append(el("tr", el("th", row.name, scope="row"), cells, sentence))
-    head = el("tr", [el("th", each, scope="col") for each in named])
-    return el("div", el("table", el("thead", head), el("tbody", lines), class_="figures"), class_="wide")
+    return table([text(f"page.{head}", lang) for head in heads], rows)
 
 
 def _badge(verdict: str, lang: str) -> Child:
@@ -149,11 +112,3 @@ def _reason(reason: Reason, lang: str) -> Child:
     if about:
         parts.append(el("p", words(" · ".join(about)), class_="quiet"))
     return el("li", parts, class_=None if reason.outcome == "applied" else "not-applied")
-
-
-def _value(value: object, lang: str) -> str:
-    if isinstance(value, bool):
-        return text("page.on" if value else "page.off", lang)
-    if isinstance(value, tuple):
-        return ", ".join(value) or "–"
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)

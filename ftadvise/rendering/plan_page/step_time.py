@@ -8,8 +8,8 @@ from ftadvise.advisor.plan_types import Bottleneck
 from ftadvise.advisor.texts import Text, message
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.rendering.estimate_view import speed_line
-from ftadvise.rendering.plan_page.bar import Segment, bar, legend
-from ftadvise.rendering.plan_page.elements import Child, el, words
+from ftadvise.rendering.page_parts.bar import Segment, bar, legend
+from ftadvise.rendering.page_parts.elements import Child, el, words
 from ftadvise.rendering.texts import text
 from ftadvise.rendering.units import duration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ftadvise.rendering.plan_page.elements import Child, el
+from ftadvise.rendering.page_parts.elements import Child, el
 
 _HEIGHT, _LETTERED_PERCENT = 40, 3.5
 

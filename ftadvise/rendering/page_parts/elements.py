@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree  # builds and writes only; nothing is parsed
 
+from ftadvise.profiles.printable import printable
+
 Child = ElementTree.Element | str | None
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-"""Control characters, what turns the direction of writing, and half characters: a name has no use for them, a page none either."""
 _SPECIAL = re.compile(r"(?P<address>https?://[^\s<>\"'，；。、（）]+)|(?P<flag>(?<![\w-])--[a-z][\w-]*)")
 
 
@@ -18,7 +18,7 @@ def el(tag: str, *children: Child | Iterable[Child], **attributes: str | float |
     element = ElementTree.Element(tag)
     for name, value in attributes.items():
         if value is not None:
-            element.set(name.rstrip("_").replace("_", "-"), _clean(value if isinstance(value, str) else f"{value:g}"))
+            element.set(name.rstrip("_").replace("_", "-"), printable(value if isinstance(value, str) else f"{value:g}"))
     for child in children:
         for each in [child] if child is None or isinstance(child, (str, ElementTree.Element)) else child:
             _append(element, each)
@@ -48,10 +48,6 @@ def _append(parent: ElementTree.Element, child: Child) -> None:
     if isinstance(child, ElementTree.Element):
         parent.append(child)
     elif len(parent):
-        parent[-1].tail = (parent[-1].tail or "") + _clean(child)
+        parent[-1].tail = (parent[-1].tail or "") + printable(child)
     else:
-        parent.text = (parent.text or "") + _clean(child)
-
-
-def _clean(words: str) -> str:
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", words)
+        parent.text = (parent.text or "") + printable(child)
