@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ftadvise.commands.data_options import DATA_HELP, data_options, data_settings, take_data_fields
 from ftadvise.commands.options import (
     calibration_option,
     cost_options,
@@ -31,9 +32,8 @@ from ftadvise.commands.options import (
 @click.option("--trace", is_flag=True, help="Run real steps on the meta device: seconds, no GPU, needs ftadvise[run].")
 @click.option("--expandable-segments", is_flag=True, help="With --trace: the allocator's expandable segments.")
 @click.option("--timeline", type=click.Path(dir_okay=False), help="With --trace: write allocated memory over time to this CSV file.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Training data: its longest example is --seq-len, its average batch the time."
-)
+@click.option("--data", metavar="DATA", help=f"{DATA_HELP}; its longest example is --seq-len, its average batch the time.")
+@data_options
 @cost_options
 @recipe_options
 @calibration_option
@@ -47,7 +47,7 @@ def command(
     trace: bool,
     expandable_segments: bool,
     timeline: str | None,
-    data: Path | None,
+    data: str | None,
     price: float | None,
     electricity: float | None,
     as_json: bool,
@@ -68,7 +68,8 @@ def command(
         said = click.get_current_context().get_parameter_source("stack") is click.core.ParameterSource.COMMANDLINE
         reading = read_configuration(config, model=model, gpu=gpu, stack=stack if said else None, fields=fields)
         model, stack, fields = reading.model, reading.stack, reading.fields
-    lengths = api.data_lengths(data, model) if data else None
+    settings = data_settings(data, take_data_fields(options))
+    lengths = api.data_lengths(settings, model) if data else None
     result = api.estimate(
         model,
         gpu=gpu,

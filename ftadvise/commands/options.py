@@ -25,6 +25,7 @@ RECIPE_FLAGS: tuple[tuple[str, Any, str], ...] = (
     ("adapter-dtype", click.Choice(get_args(words.Dtype)), "of the adapter weights"),
     ("rank", int, "LoRA rank"),
     ("alpha", int, "LoRA scaling numerator (default: twice the rank)"),
+    ("rslora", bool, "scale LoRA by alpha / sqrt(rank) instead of alpha / rank"),
     ("dropout", float, "LoRA dropout"),
     ("target-modules", str, "all-linear, or names separated by commas"),
     ("high-precision-modules", str, "names that stay unquantised, separated by commas"),

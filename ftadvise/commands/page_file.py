@@ -14,16 +14,35 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "ftadvise.plan-page/"
 
 
-def html_option(command: _F) -> _F:
-    """Add --html; a place where the page may not go is refused before anything is computed."""
+def page_option(mark: str, text: str) -> Callable[[_F], _F]:
+    """Add --html; a place where the page may not go is refused before anything is computed.
+
+    Args:
+        mark: what an older page has in its first lines that this one may replace.
+        text: the help.
+    """
 
     def check(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
         if path is not None:
-            check_replaceable(path, _MARK, "page of ftadvise", "--html")
+            check_replaceable(path, mark, "page of ftadvise", "--html")
         return path
 
-    text = "Also write the plan as one page of HTML that needs nothing else: bars, fit map, reasons."
-    return click.option("--html", type=click.Path(path_type=Path), metavar="FILE", callback=check, help=text)(command)
+    return click.option("--html", type=click.Path(path_type=Path), metavar="FILE", callback=check, help=text)
+
+
+html_option = page_option(_MARK, "Also write the plan as one page of HTML that needs nothing else: bars, fit map, reasons.")
+"""--html of a plan."""
+
+
+def write_run_page(path: Path, report: Any, lang: str) -> None:
+    """Write the page of a finished run (a `runner.report.RunReport`).
+
+    Raises:
+        InputError: the folder is missing or not writable.
+    """
+    from ftadvise.rendering.report_page import report_page
+
+    _write(path, report_page(report, lang))
 
 
 def write_plan_page(path: Path, plan: Any, plan_path: Path, lang: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ftadvise.commands.data_options import DATA_HELP, data_options, data_settings, take_data_fields
 from ftadvise.commands.options import (
     calibration_option,
     cost_options,
@@ -31,11 +32,8 @@ PLAN_NAME = "ftadvise-plan.yaml"
 @click.option(
     "--gpu", "-g", help='A GPU by name, e.g. "RTX 4090", "2x A100-80GB"; "cpu" for none; "any" lists which can (default: this machine).'
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Training data, JSONL, JSON or CSV; its lengths choose --seq-len (default: the small demo set).",
-)
+@click.option("--data", metavar="DATA", help=f"{DATA_HELP}; its lengths choose --seq-len (default: the small demo set).")
+@data_options
 @click.option("--task", type=click.Choice(["research", "prototype", "chat", "multi_tenant", "edge"]), help="What it is for.")
 @click.option("--team", type=click.Choice(["beginner", "experienced"]), help="Who runs it.")
 @click.option("--priority", type=click.Choice(["accuracy", "cost", "speed", "memory"]), help="What matters most.")
@@ -56,7 +54,7 @@ PLAN_NAME = "ftadvise-plan.yaml"
 def command(
     model: str | None,
     gpu: str | None,
-    data: Path | None,
+    data: str | None,
     task: Any,
     team: Any,
     priority: Any,
@@ -83,13 +81,14 @@ def command(
     from ftadvise import api
     from ftadvise.advisor.plan_types import NoPlanError, PlanRequest
 
-    lengths = api.data_lengths(data, model) if data else None
+    settings = data_settings(data, take_data_fields(options))
+    lengths = api.data_lengths(settings, model) if data else None
     request = PlanRequest(
         task=task,
         team=team,
         priority=priority,
         fixed=recipe_fields(options),
-        data_path=str(data) if data else None,
+        data=settings,
         examples=lengths.examples if lengths else examples or (_demo_examples() if model is None else None),
         lengths=lengths,
         max_hours=max_hours,
@@ -159,9 +158,10 @@ def _show_offers(offers: Any, lang: str, *, as_json: bool) -> None:
 
 
 def _demo_examples() -> int:
-    from ftadvise.runner.data import demo_data_path, load_rows
+    from ftadvise.estimator.data_settings import DataSettings
+    from ftadvise.runner.data import load_rows
 
-    return len(load_rows(demo_data_path()).rows)
+    return len(load_rows(DataSettings()).rows)
 
 
 def _write(path: Path, plan_file: Any) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ftadvise.profiles.yaml_store import load_yaml
 
-FILES = {"page": "plan_page/texts.yaml"}
+FILES = {"preview": "data_view.yaml", "page": "plan_page/texts.yaml", "panel": "../runner/panel.yaml", "run_page": "report_page/texts.yaml"}
 """Where the words of a view are that has a file of its own."""
 
 

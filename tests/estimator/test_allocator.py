@@ -1,18 +1,16 @@
-"""The simulated caching allocator: PyTorch's rules one by one, a naive second implementation, and the real one where there is a GPU."""
+"""The simulated caching allocator: PyTorch's rules one by one, and a naive second implementation."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import itertools
-import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftadvise.estimator.allocator import AllocatorOptions, Block, CachingAllocator, OutOfMemoryError, simulate
-from ftadvise.estimator.timeline import Timeline
+from ftadvise.estimator.allocator import AllocatorOptions, Block, CachingAllocator, OutOfMemoryError
 
 KIB, MIB = 1 << 10, 1 << 20
 # around every boundary of the rules; few values, so that freed blocks fit again
@@ -357,99 +355,3 @@ def test_expandable_segments_waste_less_than_a_page_without_frees(sizes: list[in
         allocator.malloc(size)
     assert allocator.reserved_bytes - allocator.allocated_bytes < 20 * MIB
     assert len(list(allocator.segments())) == (1 if sizes else 0)
-
-
-def timeline(*events: tuple[int, int, str]) -> Timeline:
-    result = Timeline()
-    for storage, size, phase in events:
-        result.append(storage, size, label="activations", operation="", module="", phase=phase)
-    return result
-
-
-def test_simulate_reports_phases_and_peaks() -> None:
-    result = simulate(
-        timeline(
-            (0, 60 * MIB, "load"), (1, 30 * MIB, "forward"), (1, -30 * MIB, "backward"), (2, 10 * MIB, "backward"), (0, -60 * MIB, "load")
-        )
-    )
-    assert (result.peak_allocated_bytes, result.peak_reserved_bytes, result.retries) == (90 * MIB, 90 * MIB, 0)
-    assert result.allocated_by_phase == {"load": 70 * MIB, "forward": 90 * MIB, "backward": 90 * MIB}
-    assert result.reserved_by_phase == {"load": 90 * MIB, "forward": 90 * MIB, "backward": 90 * MIB}
-    assert (result.out_of_memory, [segment.size_bytes for segment in result.segments]) == (None, [60 * MIB, 30 * MIB])
-
-
-def test_simulate_empties_the_cache_when_told() -> None:
-    events = timeline((0, 60 * MIB, "load"), (0, -60 * MIB, "load"), (1, 70 * MIB, "forward"))
-    assert simulate(events).peak_reserved_bytes == 130 * MIB
-    assert simulate(events, empty_cache_after={1}).peak_reserved_bytes == 70 * MIB
-
-
-def test_simulate_stops_where_memory_is_out() -> None:
-    events = timeline((0, 60 * MIB, "load"), (1, 30 * MIB, "forward"), (2, 8, "forward"))
-    result = simulate(events, AllocatorOptions(limit_bytes=80 * MIB))
-    assert result.out_of_memory is not None
-    assert (result.out_of_memory.event, result.out_of_memory.requested_bytes, result.out_of_memory.free_bytes) == (1, 30 * MIB, 20 * MIB)
-    assert (result.peak_reserved_bytes, result.retries) == (60 * MIB, 1)
-
-
-def test_simulate_of_nothing() -> None:
-    assert simulate(Timeline()).peak_reserved_bytes == 0
-
-
-@pytest.mark.parametrize("events", [((0, -8, "load"),), ((0, 8, "load"), (0, 8, "load"))])
-def test_simulate_refuses_a_timeline_that_makes_no_sense(events: tuple[tuple[int, int, str], ...]) -> None:
-    with pytest.raises(ValueError, match="storage 0"):
-        simulate(timeline(*events))
-
-
-class Mirror(CachingAllocator):
-    """Puts each new segment where the real allocator has just put its own: addresses decide between blocks of one size."""
-
-    address = 0
-
-    def segment_address(self, size: int) -> int:
-        return self.address
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("settings", ["", "expandable_segments:True", "max_split_size_mb:32", "roundup_power2_divisions:4"])
-def test_agrees_with_the_real_allocator(settings: str, seed: int) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    options = {
-        "": AllocatorOptions(),
-        "expandable_segments:True": AllocatorOptions(expandable_segments=True),
-        "max_split_size_mb:32": AllocatorOptions(max_split_size_bytes=32 * MIB),
-        "roundup_power2_divisions:4": AllocatorOptions(roundup_power2_divisions=4),
-    }[settings]
-    torch.cuda.init()
-    torch.cuda.empty_cache()
-    if torch.cuda.memory_reserved():
-        pytest.skip("another test holds device memory")
-    torch.cuda.memory._set_allocator_settings(settings or "expandable_segments:False")
-    generator = random.Random(seed)  # noqa: S311
-    mirror = Mirror(options)
-    live: list[tuple[object, Block | None]] = []
-    try:
-        for _ in range(600):
-            action = generator.random()
-            if action < 0.02:
-                torch.cuda.empty_cache()
-                mirror.empty_cache()
-            elif action < 0.55 or not live:
-                size = generator.choice([*SIZES, generator.randrange(1, 80 * MIB)])
-                tensor = torch.empty(size, dtype=torch.uint8, device="cuda")
-                mirror.address = tensor.data_ptr()  # a new segment starts with the block that asked for it
-                live.append((tensor, mirror.malloc(size)))
-                del tensor
-            else:
-                tensor, block = live.pop(generator.randrange(len(live)))
-                del tensor
-                mirror.free(block)
-            assert mirror.allocated_bytes == torch.cuda.memory_allocated()
-            assert mirror.reserved_bytes == torch.cuda.memory_reserved()
-    finally:
-        live.clear()
-        torch.cuda.empty_cache()
-        torch.cuda.memory._set_allocator_settings("expandable_segments:False")

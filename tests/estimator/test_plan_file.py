@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftadvise.estimator import recipe as recipe_module
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile, check_made_for, read_plan_file, write_plan_file
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.profiles.errors import InputError
@@ -34,7 +35,7 @@ def _plan(recipe: Recipe | None = None, hardware: Hardware | None = None) -> Pla
         made_for=MadeFor.of(hardware or _hardware()),
         stack={"name": "trl", "versions": {"trl": "1.16.0"}},
         recipe=recipe or Recipe(),
-        data_path="数据/rows.jsonl",
+        data=DataSettings("数据/rows.jsonl"),
         predicted={"memory": {"peak_allocated_bytes": 5}, "throughput": None},
         ftadvise_version="0.1.0",
     )

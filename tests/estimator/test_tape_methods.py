@@ -25,7 +25,7 @@ from ftadvise.profiles.model_config import spec_from_config
 
 ROWS = Path(__file__).parents[2] / "benchmarks" / "results" / "cpu_matrix.csv"
 CPU = Hardware((), Cpu("any", 2, 2, supports_bf16=False, supports_amx=False), 16 << 30, 16 << 30, "named")
-METHODS = ("lora", "dora", "adalora", "ia3", "prefix", "prompt", "full")
+METHODS = ("lora", "dora", "adalora", "ia3", "prefix", "prompt", "adapter", "full")
 
 
 @functools.cache
@@ -89,7 +89,9 @@ def test_evaluation_is_the_metered_one(method: str) -> None:
             continue  # the metered pass ran when the gradients had gone
         found = priced(row)
         peak = found.profile.evaluation.phase_peaks(found.values)["evaluation"][0]
-        error = off(peak + held_bytes(row), int(row["evaluation_bytes"]))
+        # AdaLoRA's averages are dropped when the pruning is over, which in these runs is before the evaluation
+        dropped = 2 * json.loads(row["peak_components"])["adapters"] if method == "adalora" else 0
+        error = off(peak + held_bytes(row) - dropped, int(row["evaluation_bytes"]))
         assert error < 0.011, f"{row['case']}: off by {100 * error:.2f} %"
 
 
@@ -99,7 +101,7 @@ def test_as_many_parameters_are_trained_as_peft_trains(method: str) -> None:
         assert priced(row).static.trainable_parameters == int(row["trainable_parameters"]), row["case"]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "adapter"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("like_cuda", [False, True])

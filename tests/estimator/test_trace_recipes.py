@@ -51,7 +51,7 @@ def traced(spec: ModelSpec, stack: str = "trl", **changes: Any) -> TraceResult:
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4", "int8"])
-@pytest.mark.parametrize("method", ["lora", "dora", "adalora", "ia3", "prefix", "prompt"])
+@pytest.mark.parametrize("method", ["lora", "dora", "adalora", "ia3", "prefix", "prompt", "adapter"])
 def test_every_method_on_every_base_has_a_peak_that_its_components_explain(tiny: ModelSpec, method: str, quantization: str) -> None:
     result = traced(tiny, method=method, quantization=quantization)
     assert sum(result.components.values()) == result.peak_allocated_bytes
@@ -106,7 +106,7 @@ def test_k_bit_casts_make_all_or_only_the_norms_fp32(tiny: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"method": "adapter"}, "bottleneck"),
+        ({"method": "adapter", "target_modules": ("q_proj",)}, "bottleneck"),
         ({"method": "prefix", "gradient_checkpointing": True}, "gradient checkpointing"),
         ({"sharding": "zero3"}, "zero3"),
         ({"offload": "all"}, "offload"),

@@ -94,11 +94,12 @@ def test_metered_cpu_steps_are_met_within_a_tenth_of_a_per_cent(changes: dict[st
 
 def _metered(folder: Path, recipe: Recipe, *, padded: bool) -> Any:
     """Two optimizer steps of our own runner under its meter."""
+    from ftadvise.runner.adapters import wrap_with_adapter
     from ftadvise.runner.load_model import load_model
     from ftadvise.runner.meter import MeterCallback, make_meter
     from ftadvise.runner.quiet import ignoring, quiet_libraries
     from ftadvise.runner.rehearse import random_checkpoint, synthetic_rows, synthetic_tokenizer
-    from ftadvise.runner.trainer import build_trainer, wrap_with_adapter
+    from ftadvise.runner.trainer import build_trainer
 
     rows = synthetic_rows(_SIZES["vocab_size"], recipe.seq_len, recipe.sequences_per_step * recipe.max_steps, recipe.seed)
     if padded:
