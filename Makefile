@@ -19,7 +19,7 @@ DEV_INSTALLED := $(VENV)/.dev-installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format check-exports accuracy metered agreement gpu bench bench-peers picture docs clean
+.PHONY: help demo test test-long lint format check-exports accuracy metered agreement gpu bench bench-peers picture docs clean
 
 help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ demo: $(INSTALLED)  ## set up, plan and run the embedded default on this machine
 
 test: $(DEV_INSTALLED) lint  ## set up and run every check that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+test-long: $(DEV_INSTALLED)  ## the tests that take longer: more processes, more kills, the whole matrix of methods
+	$(BIN)/python -m pytest -m long
 
 lint: $(DEV_INSTALLED)  ## style, types and import directions only
 	$(BIN)/ruff check .
@@ -88,5 +91,5 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt
 	@touch $@
 
 $(DEV_INSTALLED): $(INSTALLED)
-	$(PIP) $(CONSTRAINTS) --editable '.[run,dev]'
+	$(PIP) $(CONSTRAINTS) --editable '.[run,eval,dev]'
 	@touch $@

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from ftadvise.advisor.texts import Text
 from ftadvise.estimator.cost import Cost, Job
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.lengths import LengthStats
 from ftadvise.estimator.recipe import Recipe
@@ -51,7 +52,7 @@ class PlanRequest:
     team: Team | None = None
     priority: Priority | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    data_path: str | None = None
+    data: DataSettings = field(default_factory=DataSettings)
     examples: int | None = None
     lengths: LengthStats | None = None
     max_hours: float | None = None
@@ -258,7 +259,7 @@ class Plan:
         """The stable document `ftadvise.plan/1`; texts in English under the plain key, in Chinese under `..._zh`. `data` is there when the
         request has `lengths`."""
         lengths = self.request.lengths
-        request = dataclasses.asdict(dataclasses.replace(self.request, lengths=None))
+        request = dataclasses.asdict(dataclasses.replace(self.request, lengths=None)) | {"data": self.request.data.to_dict()}
         request |= {"fixed": {key: _plain(value) for key, value in self.request.fixed.items()}}
         del request["lengths"]  # thousands of numbers; `data` has what matters
         return {

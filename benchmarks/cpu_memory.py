@@ -180,11 +180,12 @@ PHASES = ("forward", "backward", "optimizer_step")
 
 def measure(case: Case, *, listing: bool = False) -> dict[str, Any]:
     """Train the case in this process; bytes per moment, the breakdown at the peak, and the process's peak resident memory."""
+    from ftadvise.runner.adapters import wrap_with_adapter
     from ftadvise.runner.load_model import load_model
     from ftadvise.runner.meter import MeterCallback, make_meter
     from ftadvise.runner.quiet import quiet_libraries
     from ftadvise.runner.rehearse import random_checkpoint, synthetic_rows, synthetic_tokenizer
-    from ftadvise.runner.trainer import build_trainer, wrap_with_adapter
+    from ftadvise.runner.trainer import build_trainer
 
     recipe = case.recipe
     vocabulary = case.config["vocab_size"]
@@ -229,7 +230,7 @@ def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe,
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
 
-    from ftadvise.runner.trainer import _checkpointing
+    from ftadvise.runner.trainer import checkpointing
 
     config = TrainingArguments(
         output_dir=str(folder),
@@ -243,7 +244,7 @@ def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
-        **_checkpointing(recipe.gradient_checkpointing),
+        **checkpointing(recipe.gradient_checkpointing),
     )
     if recipe.gradient_checkpointing:
         model.enable_input_require_grads()

@@ -14,8 +14,7 @@ from training_case import Case
 from ftadvise.estimator.recipe import Optimizer, Recipe
 from ftadvise.profiles.errors import InputError
 
-METHODS = ("lora", "dora", "adalora", "ia3", "prefix", "prompt", "full")
-"""Methods that peft has; bottleneck adapters ("adapter") it has not, so nothing can be measured."""
+METHODS = ("lora", "dora", "adalora", "ia3", "prefix", "prompt", "adapter", "full")
 
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "none": {},

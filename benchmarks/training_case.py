@@ -56,21 +56,10 @@ def build(case: Case, model: Any, device: str, folder: Path) -> Any:
 
 
 def adapted(model: Any, case: Case) -> Any:
-    """The model with the recipe's adapter: by the runner for the methods it runs, else by peft directly."""
-    if case.recipe.method in ("lora", "dora", "full"):
-        from ftadvise.runner.trainer import wrap_with_adapter
+    """The model with the recipe's adapter, as the runner makes it."""
+    from ftadvise.runner.adapters import wrap_with_adapter
 
-        return wrap_with_adapter(model, case.recipe, case.model)
-    import peft
-    from transformers import set_seed
-
-    from ftadvise.estimator.trace.peft_config import peft_config
-    from ftadvise.runner.quiet import ignoring
-    from ftadvise.runner.trainer import PEFT_WARNINGS
-
-    set_seed(case.recipe.seed)
-    with ignoring(*PEFT_WARNINGS):
-        return peft.get_peft_model(model, peft_config(model, case.recipe))
+    return wrap_with_adapter(model, case.recipe, case.model)
 
 
 def write_config(case: Case, folder: Path) -> None:
@@ -94,7 +83,7 @@ def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe,
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
     from ftadvise.runner.rehearse import synthetic_tokenizer
-    from ftadvise.runner.trainer import _checkpointing
+    from ftadvise.runner.trainer import checkpointing
 
     config = TrainingArguments(
         output_dir=str(folder),
@@ -111,12 +100,16 @@ def _plain_trainer(model: Any, rows: list[dict[str, list[int]]], recipe: Recipe,
         save_strategy="no",
         disable_tqdm=True,
         prediction_loss_only=True,
-        **_checkpointing(recipe.gradient_checkpointing),
+        **checkpointing(recipe.gradient_checkpointing),
     )
     if recipe.gradient_checkpointing and recipe.method != "full":
         model.enable_input_require_grads()
     trainer = Trainer(model=model, args=config, train_dataset=Dataset.from_list(rows), data_collator=_collator(model, synthetic_tokenizer))
     trainer.remove_callback(PrinterCallback)
+    if recipe.method == "adalora":
+        from ftadvise.runner.rank_schedule import RankSchedule
+
+        trainer.add_callback(RankSchedule())
     return trainer
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("cli", "rules", "memory_model", "speed_model", "claims", "export")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("cli", "rules", "memory_model", "speed_model", "claims", "export", "overhead")),
 )
 _BLOCK = re.compile(r"<!-- (?P<kind>[a-z]+):(?P<what>[ a-z0-9_.]*)-->\n.*?<!-- end -->", re.DOTALL)
 if str(ROOT) not in sys.path:  # benchmarks/ is no part of the installed package

@@ -143,6 +143,8 @@ class Stack:
     """Linear layers of a class derived from torch's (Falcon's) are quantised like others; else they stay as they are."""
     expert_modules: bool = False
     """Each expert is a module of linear layers, which quantisers and adapters reach (transformers 4); else fused 3-D parameters."""
+    constant_ranks: bool = False
+    """AdaLoRA's rank is a constant in the adapter's dtype; PEFT by itself trains it wherever it moves it to another device or dtype."""
     losses: Mapping[str, LossKernel] = field(default_factory=dict)
     """The implementation behind each value of `Recipe.loss`."""
     keeps_logits: bool = False

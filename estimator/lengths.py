@@ -8,12 +8,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftadvise.estimator.activations import batch_of
-from ftadvise.estimator.estimate_types import Estimate
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.estimator.throughput import estimate_throughput
+
+if TYPE_CHECKING:
+    from ftadvise.estimator.estimate_types import Estimate
 
 _MULTIPLE = 64
 """A sequence length taken from the data is a multiple of this: the unit in which matmul kernels divide their rows, with some slack for text
@@ -118,6 +118,9 @@ def at_mean_length(estimate: Estimate, lengths: LengthStats | None) -> Estimate:
     """The estimate with the time of an average batch of the data. Memory stays that of the longest batch; without data nothing changes."""
     if lengths is None:
         return estimate
+    from ftadvise.estimator.activations import batch_of  # the lengths alone are wanted without the whole estimator
+    from ftadvise.estimator.throughput import estimate_throughput
+
     recipe = estimate.recipe
     padded = lengths.batch_length(recipe)
     batch = None if recipe.packing else dataclasses.replace(batch_of(recipe, estimate.stack), seq_len=max(1, math.ceil(padded)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,14 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts.group().split("."))
 
 
+@functools.cache
 def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The version in the name of the package's .dist-info folder, as installers must write it (PyPA: recording installed projects).
+
+    `importlib.metadata` reads the same, but its import takes 30 ms, a twentieth of a cold `ftadvise plan`.
+    """
+    prefix = re.sub(r"[-_.]+", "_", package).lower() + "-"
+    for folder in sys.path:
+        for found in Path(folder).glob(f"{prefix}*.dist-info"):
+            return found.name[len(prefix) : -len(".dist-info")]
+    return None

@@ -16,6 +16,7 @@ from ftadvise.advisor.planner import make_plan
 from ftadvise.advisor.rule_set import active_rules
 from ftadvise.advisor.search import Prices
 from ftadvise.estimator.cost import Job, with_cost
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.estimate import estimate as price
 from ftadvise.estimator.estimate_types import Estimate, Stack
 from ftadvise.estimator.lengths import LengthStats, at_mean_length
@@ -158,7 +159,7 @@ def estimate(
     return with_cost(at_mean_length(price(spec, hardware, recipe, training_stack), lengths), job)
 
 
-def data_lengths(data: str | Path, model: str | None = None) -> LengthStats:
+def data_lengths(data: str | Path | DataSettings, model: str | None = None) -> LengthStats:
     """How long the examples of a data file are in tokens; see `ftadvise.runner.lengths.token_lengths`.
 
     Raises:
@@ -167,16 +168,17 @@ def data_lengths(data: str | Path, model: str | None = None) -> LengthStats:
     from ftadvise.runner.data import load_rows
     from ftadvise.runner.lengths import token_lengths
 
-    return token_lengths(load_rows(Path(data).expanduser()).rows, _model(model))
+    settings = data if isinstance(data, DataSettings) else DataSettings(str(data))
+    return token_lengths(load_rows(settings).rows, _model(model), template=settings.template)
 
 
 def run(plan_path: str | Path, *, out_dir: str | Path | None = None, **options: Any) -> RunReport:
-    """Execute a plan file; see `ftadvise.runner.train.run_plan` for the options.
+    """Execute a plan file; see `ftadvise.runner.supervisor.run_plan` for the options.
 
     Raises:
         InputError, OutOfMemoryError, InterruptedRunError: as `run_plan`.
     """
-    from ftadvise.runner.train import run_plan
+    from ftadvise.runner.supervisor import run_plan
 
     path = Path(plan_path)
     plan_file = read_plan_file(path)
@@ -227,7 +229,7 @@ def plan_file_of(plan: Plan) -> PlanFile:
         made_for=MadeFor.of(estimate.hardware),
         stack=document["stack"],
         recipe=plan.recipe,
-        data_path=plan.request.data_path,
+        data=plan.request.data,
         predicted={"memory": document["memory"], "throughput": document["throughput"]},
         ftadvise_version=ftadvise.__version__,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ftadvise.estimator.calibration import Device, DeviceCalibration, installed_version
 from ftadvise.estimator.calibration_store import store_device
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Dtype, Recipe
 from ftadvise.estimator.stack import trl_loss
@@ -110,7 +111,7 @@ def check_calibration(hardware: Hardware, *, console: Console) -> int:
     """
     from rich.console import Console
 
-    from ftadvise.runner.train import run_plan
+    from ftadvise.runner.supervisor import in_this_process, run_plan
 
     done, silent = 0, Console(quiet=True)
     for recipe in check_recipes(hardware):
@@ -127,6 +128,7 @@ def check_calibration(hardware: Hardware, *, console: Console) -> int:
                     max_steps=CHECK_STEPS,
                     console=silent,
                     kind="calibration",
+                    start=in_this_process(hardware, silent),
                 )
             done += 1
         except InterruptedRunError:
@@ -194,7 +196,7 @@ def _check_plan(hardware: Hardware, recipe: Recipe, folder: Path) -> PlanFile:
         made_for=MadeFor.of(hardware),
         stack={"name": "trl", "versions": {}},
         recipe=recipe,
-        data_path=None,
+        data=DataSettings(),
         predicted={"memory": {}, "throughput": None},
         ftadvise_version=installed_version("ftadvise") or "",
     )

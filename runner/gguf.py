@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ftadvise.profiles.errors import InputError
-from ftadvise.profiles.gguf_header import spec_from_gguf
-from ftadvise.profiles.yaml_store import cache_folder
+from ftadvise.profiles.gguf_header import read_gguf_header, spec_from_gguf
+from ftadvise.runner.converted import conversion_folder, converted_once
 from ftadvise.runner.quiet import quiet_libraries
 
 
@@ -31,43 +29,23 @@ def converted_gguf_folder(source: Path, say: Callable[[str], None] = lambda _lin
         InputError: the file is missing or broken, or the cache folder cannot be written.
     """
     try:
-        folder = conversion_folder(source)
+        folder = gguf_conversion_folder(source)
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror or error})") from None
-    if folder.is_dir():
-        return folder
-    from filelock import FileLock
-
-    spec_from_gguf(source)  # refuses a broken header in one line
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f".{folder.name}.lock"):
-            if not folder.is_dir():
-                say(f"converting {source.name} for training; once, it takes about half a minute")
-                temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-                _convert(source, temporary)
-                temporary.rename(folder)
-    except (OSError, ValueError, KeyError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{source}: cannot be converted into {folder.parent} ({reason})",
-            hint="check the file and the free space; XDG_CACHE_HOME chooses another cache folder",
-        ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+    if not folder.is_dir():
+        spec_from_gguf(source)  # refuses a broken header in one line
+    before = f"converting {source.name} for training; once, it takes about half a minute"
+    return converted_once(source, folder, lambda target: _convert(source, target), lambda: say(before))
 
 
-def conversion_folder(source: Path) -> Path:
+def gguf_conversion_folder(source: Path) -> Path:
     """Where the conversion of `source` is or would be; the name changes with the file.
 
     Raises:
         OSError: the file cannot be read.
     """
     facts = source.stat()
-    return cache_folder() / "models" / f"{source.stem}-{facts.st_size}-{int(facts.st_mtime)}"
+    return conversion_folder(source.stem, facts.st_size, facts.st_mtime)
 
 
 def load_gguf_tokenizer(source: Path) -> Any:
@@ -75,7 +53,13 @@ def load_gguf_tokenizer(source: Path) -> Any:
     from transformers import AutoTokenizer
 
     with quiet_libraries():
-        return AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+        tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    if read_gguf_header(source).metadata.get("tokenizer.ggml.pre") == "smollm":  # which transformers has no rule for: each digit alone
+        from tokenizers import pre_tokenizers
+
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer])
+    return tokenizer
 
 
 def _convert(source: Path, folder: Path) -> None:

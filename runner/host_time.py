@@ -39,9 +39,9 @@ def host_seconds(device: BenchDevice, hardware: Hardware, dtype: Dtype, kernel_s
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from ftadvise.runner.adapters import wrap_with_adapter
     from ftadvise.runner.load_model import torch_dtype
     from ftadvise.runner.quiet import quiet_libraries
-    from ftadvise.runner.trainer import wrap_with_adapter
 
     recipe = Recipe(
         compute_dtype=dtype,

@@ -20,6 +20,7 @@ from ftadvise.profiles.errors import InputError
 from ftadvise.profiles.json_objects import read_json_object
 from ftadvise.profiles.model_config import spec_from_config
 from ftadvise.profiles.model_spec import ModelSpec
+from ftadvise.runner.durable import NEW
 from ftadvise.runner.load_model import torch_dtype
 from ftadvise.runner.quiet import quiet_libraries
 
@@ -44,7 +45,7 @@ def random_checkpoint(config_folder: Path, recipe: Recipe, work_dir: Path, *, tr
     free = shutil.disk_usage(work_dir).free
     if needed > free:
         raise InputError(f"{work_dir}: random weights for a rehearsal need {_gib(needed)} on disk, {_gib(free)} are free")
-    folder = Path(tempfile.mkdtemp(dir=work_dir, prefix=".rehearsal-"))
+    folder = Path(tempfile.mkdtemp(dir=work_dir, prefix=NEW))
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
         for source in config_folder.iterdir():

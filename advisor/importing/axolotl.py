@@ -81,6 +81,7 @@ def _adapter(reader: Reader) -> dict[str, Any]:
     autocast = reader.flag("peft_autocast_adapter_dtype", True)
     fields: dict[str, Any] = {
         "method": "dora" if reader.flag("peft_use_dora") else "lora",
+        "rslora": reader.flag("peft_use_rslora"),
         "rank": rank,
         "alpha": reader.whole("lora_alpha", 2 * rank),
         "dropout": reader.number("lora_dropout", 0.0),

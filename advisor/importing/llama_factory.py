@@ -59,6 +59,7 @@ def _adapter(reader: Reader) -> dict[str, Any]:
         "dropout": reader.number("lora_dropout", 0.0),
         "target_modules": ("all-linear",) if targets == ("all",) else targets,
         "method": "dora" if reader.flag("use_dora") else "lora",
+        "rslora": reader.flag("use_rslora"),
     }
     return fields if kind == "lora" else {"method": "full"}
 

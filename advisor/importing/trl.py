@@ -63,6 +63,7 @@ def _adapter(reader: Reader) -> dict[str, Any]:
     targets = reader.names("lora_target_modules")
     fields = {
         "method": "dora" if reader.flag("use_dora") else "lora",
+        "rslora": reader.flag("use_rslora"),
         "rank": reader.whole("lora_r", 16),
         "alpha": reader.whole("lora_alpha", 32),
         "dropout": reader.number("lora_dropout", 0.05),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 from ftadvise.estimator import recipe as words
+from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Recipe
 
@@ -24,6 +25,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "adapter_dtype": get_args(words.Dtype),
     "rank": (1, 8, 64),
     "alpha": (1, 16, 128),
+    "rslora": (False, True),
     "dropout": (0.0, 0.05, 0.5),
     "target_modules": (("all-linear",), ("q_proj",), ("q_proj", "v_proj")),
     "high_precision_modules": ((), ("lm_head",), ("lm_head", "q_proj")),
@@ -63,7 +65,7 @@ def plan_file(recipe: Recipe = LORA, *, model: str = "Qwen/Qwen2.5-7B", path: st
     """A plan for two GPUs where the recipe needs several, else for one."""
     made_for = MadeFor("cuda", "RTX 4090", 24 << 30, 1 if recipe.sharding == "none" else 2, 64 << 30)
     stack = {"name": "trl", "versions": {}}
-    return PlanFile(model, 7_615_616_512, path, made_for, stack, recipe, data, {}, "0.1.0", "2026-01-01T00:00:00+00:00")
+    return PlanFile(model, 7_615_616_512, path, made_for, stack, recipe, DataSettings(data), {}, "0.1.0", "2026-01-01T00:00:00+00:00")
 
 
 def variants(field: str) -> Iterator[tuple[Recipe, ...]]:

@@ -40,7 +40,7 @@ def _code_sentences() -> dict[str, str]:
 @pytest.mark.parametrize("file", ["texts.yaml", *FILES.values()])
 def test_every_text_of_the_views_is_there_in_both_languages(file: str) -> None:
     texts = texts_of(file)
-    assert len(texts) > 40
+    assert len(texts) > 10
     lacking = {key: words for key, words in texts.items() if set(words) != {"en", "zh"} or _fields(words["en"]) != _fields(words["zh"])}
     assert lacking == {}
     english = {

@@ -39,6 +39,8 @@ print(__import__("json").dumps([code, [name for name in {heavy!r} if name in sys
         ["probe"],
         ["calibrate", "--show"],
         ["run", "--help"],
+        ["data", str(Path(__file__).parents[2] / "runner" / "demo_data.jsonl")],
+        ["deploy", "--help"],
     ],
     ids=" ".join,
 )
