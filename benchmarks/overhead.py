@@ -40,7 +40,7 @@ RECIPE: dict[str, Any] = {
     "alpha": 32,
     "dropout": 0.05,
     "micro_batch": 2,
-    "gradient_accumulation": 2,
+    "gradient_accumulation": 1,
     "gradient_checkpointing": False,
     "learning_rate": 1e-4,
     "schedule": "constant",
@@ -48,7 +48,7 @@ RECIPE: dict[str, Any] = {
     "seed": 0,
 }
 ON_DEVICE: dict[str, dict[str, Any]] = {
-    "cpu": {"seq_len": 256, "compute_dtype": "fp32", "adapter_dtype": "fp32"},
+    "cpu": {"seq_len": 128, "compute_dtype": "fp32", "adapter_dtype": "fp32"},
     "cuda": {"seq_len": 1024, "compute_dtype": "bf16", "adapter_dtype": "fp32"},
 }
 Run = dict[str, Any]

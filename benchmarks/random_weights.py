@@ -34,8 +34,9 @@ def load_random_model(folder: Path, recipe: Recipe, device: str) -> Any:
         InputError: transformers cannot build the model, or the attention implementation is not available here.
     """
     import torch
+    from transformers import BitsAndBytesConfig
 
-    from ftadvise.runner.load_model import _check_attention, _quantization_config, torch_dtype
+    from ftadvise.runner.load_model import _check_attention, head_name, model_arguments, torch_dtype
     from ftadvise.runner.quiet import quiet_libraries
     from ftadvise.runner.rehearse import skeleton
 
@@ -46,15 +47,17 @@ def load_random_model(folder: Path, recipe: Recipe, device: str) -> Any:
     generator = torch.Generator().manual_seed(recipe.seed)
     largest = max(math.prod(shape) for shape in shapes.values())
     pool = torch.empty(largest, dtype=dtype).normal_(0.0, _INITIALIZER_RANGE, generator=generator)
+    arguments = model_arguments(recipe, device, head=head_name(folder, False))
+    if arguments["quantization_config"] is not None:
+        arguments["quantization_config"] = BitsAndBytesConfig(**arguments["quantization_config"])
+    for name in ("trust_remote_code", "local_files_only", "use_safetensors"):  # there are no files
+        del arguments[name]
     with quiet_libraries():
         model = type(shape_only).from_pretrained(
             None,
             config=shape_only.config,
             state_dict={name: _Drawn(pool, shape, _constant(name, shape)) for name, shape in shapes.items()},
-            dtype=dtype,
-            quantization_config=_quantization_config(folder, recipe, False),
-            attn_implementation=recipe.attention,
-            device_map={"": 0 if device == "cuda" else "cpu"},
+            **{**arguments, "device_map": {"": 0 if device == "cuda" else "cpu"}},
         )
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):  # as load_model does

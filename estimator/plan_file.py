@@ -83,7 +83,7 @@ _COMMENTS = {
     "made_for": "The machine this plan was made for. Bytes.",
     "stack": "The training code whose memory was predicted.",
     "recipe": "Lengths are tokens; micro_batch is sequences per GPU and forward pass; max_steps 0 means that epochs decides.",
-    "data": "path: file, folder, glob or hub id; null: the small set that comes with ftadvise. `ftadvise data` shows what these settings read.",
+    "data": "path: file, folder, glob or hub id; null: the small set that comes with ftadvise. `ftadvise data` shows what they read.",
     "predicted": "What the estimator expects of this recipe at its full seq_len. Bytes and seconds. Not read by the training.",
 }
 

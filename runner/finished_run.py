@@ -131,6 +131,12 @@ def load_tuned(
     return with_adapter(load_base(run, device, quantized=quantized, dtype=dtype, trust_remote_code=trust_remote_code), run.adapter, device)
 
 
+_HARMLESS = (
+    r"`is_gradient_checkpointing` is deprecated",  # one library calling another's old name
+    r"The following rank_pattern keys did not match",  # AdaLoRA's name parameters where PEFT looks for modules
+)
+
+
 def with_adapter(base: Any, adapter: Path, device: str) -> Any:
     """`base` with the PEFT adapter in a folder, in evaluation mode.
 
@@ -145,7 +151,7 @@ def with_adapter(base: Any, adapter: Path, device: str) -> Any:
     _register_own_tuners()
     try:
         # PEFT warns of keys that are missing and goes on with random numbers in their place: that must be an error
-        with quiet_libraries(), ignoring(r"`is_gradient_checkpointing` is deprecated"), _missing_keys_are_errors():
+        with quiet_libraries(), ignoring(*_HARMLESS), _missing_keys_are_errors():
             model = PeftModel.from_pretrained(base, str(adapter), is_trainable=False, torch_device=device)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ftadvise.runner.model_card import write_model_card
+from ftadvise.runner.quiet import ignoring
 from ftadvise.runner.ranks import is_main
 from ftadvise.runner.report import RunReport
 from ftadvise.runner.run_folder import write_folder_atomically
 from ftadvise.runner.save_failures import explaining_failed_save
+
+_HARMLESS = (r"Adapter '.*': \d+ LoRA tensor\(s\) have invalid shape",)
+"""PEFT takes layers that AdaLoRA has pruned to rank zero for shards that were not gathered; they load and answer as trained."""
 
 
 def save_trained(trainer: Any, tokenizer: Any, report: RunReport, folder: Path) -> None:
@@ -23,7 +27,8 @@ def save_trained(trainer: Any, tokenizer: Any, report: RunReport, folder: Path) 
     def write(temporary: Path) -> None:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.config.use_cache = True  # off for training
-        model.save_pretrained(str(temporary), state_dict=weights)
+        with ignoring(*_HARMLESS):
+            model.save_pretrained(str(temporary), state_dict=weights)
         if weights is not None and not hasattr(model, "peft_config"):
             model.config.dtype = next(iter(weights.values())).dtype  # save_pretrained writes that of the parts in memory
             model.config.save_pretrained(str(temporary))

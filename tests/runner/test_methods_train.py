@@ -20,8 +20,9 @@ from ftadvise.estimator.recipe import Recipe
 from ftadvise.runner.adapters import wrap_with_adapter
 from ftadvise.runner.finished_run import with_adapter
 from ftadvise.runner.load_model import load_model
-from ftadvise.runner.quiet import quiet_libraries
+from ftadvise.runner.quiet import ignoring, quiet_libraries
 from ftadvise.runner.rehearse import synthetic_tokenizer
+from ftadvise.runner.save_trained import _HARMLESS
 from ftadvise.runner.trainer import build_trainer
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore::UserWarning:transformers", "ignore::FutureWarning:trl")]
@@ -79,7 +80,8 @@ def test_the_loss_falls_and_the_saved_adapter_answers_like_the_trained_one(base:
     assert sum(found[-third:]) < sum(found[:third]) - 0.005 * third, found
     if recipe.method == "full":
         return
-    trainer.model.save_pretrained(tmp_path / "adapter")
+    with ignoring(*_HARMLESS):
+        trainer.model.save_pretrained(tmp_path / "adapter")
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
     untrained = load_model(base, recipe, "cpu")
@@ -87,7 +89,7 @@ def test_the_loss_falls_and_the_saved_adapter_answers_like_the_trained_one(base:
     loaded = with_adapter(untrained, tmp_path / "adapter", "cpu")
     rounding = 2e-2 if recipe.compute_dtype == "bf16" else 1e-4
     assert torch.allclose(logits(loaded), logits(trainer.model), atol=rounding, rtol=rounding)
-    assert not torch.allclose(logits(loaded), untouched, atol=1e-3)
+    assert not torch.allclose(logits(loaded)[:, -4:], untouched, atol=1e-3)  # prompt tuning answers for its virtual tokens as well
     gc.collect()
 
 
@@ -112,7 +114,8 @@ def test_adalora_prunes_to_the_target_over_the_steps_that_are_really_taken(base:
     assert len(set(left.values())) > 1, "ranks move between layers"
     assert not any(p.requires_grad for n, p in trainer.model.named_parameters() if "ranknum" in n)
     assert not any("adalora" in key for state in trainer.optimizer.state.values() for key in state), "the averages go with the pruning"
-    trainer.model.save_pretrained(tmp_path / "adapter")
+    with ignoring(*_HARMLESS):
+        trainer.model.save_pretrained(tmp_path / "adapter")
     saved = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert sum(sum(pattern) for pattern in saved["rank_pattern"].values()) == kept
 

@@ -24,6 +24,7 @@ from ftadvise.runner.run_folder import (
     check_run_folder,
     claim_run_folder,
     last_checkpoint,
+    make_run_folder,
     release_run_folder,
     write_folder_atomically,
 )
@@ -65,6 +66,7 @@ def test_checking_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_claimed_folder_is_refused_to_others(tmp_path: Path) -> None:
+    make_run_folder(tmp_path / "run")
     claim_run_folder(tmp_path / "run", _plan(), rehearse=False)
     for other, rehearse in ((_plan(rank=4), False), (_plan(), True)):
         with pytest.raises(InputError, match="already holds another run"):
