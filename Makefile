@@ -19,7 +19,7 @@ DEV_INSTALLED := $(VENV)/.dev-installed
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint format check-exports accuracy metered agreement gpu bench bench-peers picture docs clean
+.PHONY: help demo test test-long lint format check-exports accuracy metered agreement gpu bench bench-run bench-peers picture docs clean
 
 help:  ## list the commands
 	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,10 @@ gpu: $(INSTALLED)  ## the matrix of recipes on this machine's CUDA GPU, 25 minut
 bench: $(INSTALLED)  ## how fast the estimators are, and what a process holds before it holds a model
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/process_memory.py
+
+bench-run: $(INSTALLED)  ## what a run costs beside a script by hand, and every method on every quantisation (15 minutes, a quiet machine)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/methods.py
 
 bench-peers: $(INSTALLED)  ## the public estimators on the published measurements, each in its own environment (package index needed)
 	$(BIN)/python -m benchmarks.peers

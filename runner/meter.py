@@ -24,9 +24,9 @@ METERED_STEPS = 2
 """The first optimizer step creates the optimizer state; the second shows it together with the activations."""
 
 _DEFINITIONS = {
-    "cpu": "allocated = bytes of live tensors seen by a dispatch-mode meter in the first {steps} optimizer steps; "
+    "cpu": "allocated = bytes of live tensors seen by a dispatch-mode meter in the {steps} metered optimizer steps; "
     "device used = peak resident memory of the process",
-    "cuda": "allocated = torch.cuda.max_memory_allocated, reserved = max_memory_reserved of the first {steps} optimizer steps; "
+    "cuda": "allocated = torch.cuda.max_memory_allocated, reserved = max_memory_reserved of the {steps} metered optimizer steps; "
     "device used = NVML's figure for this process",
 }
 
