@@ -22,7 +22,7 @@ from matrix import METHODS, QUANTIZATIONS
 from ftadvise.estimator.data_settings import DataSettings
 from ftadvise.estimator.plan_file import MadeFor, PlanFile
 from ftadvise.estimator.recipe import Recipe
-from ftadvise.profiles.errors import FtadviseError
+from ftadvise.profiles.errors import FtadviseError, InputError
 from ftadvise.profiles.hardware import Cpu, Hardware
 
 RESULTS = Path(__file__).parent / "results" / "methods.csv"
@@ -84,7 +84,7 @@ def run(name: str, recipe: Recipe, model: Path, out: Path) -> dict[str, Any]:
     try:
         report = run_plan(plan, out_dir=out, hardware=HARDWARE, console=silent, start=in_this_process(HARDWARE, silent), fallback=False)
     except FtadviseError as error:
-        return row | {"status": "refused", "reason": str(error)}
+        return row | {"status": "refused" if isinstance(error, InputError) else "failed", "reason": str(error)}
     losses = [loss for _, loss in report.losses if loss is not None]
     total = next(each for each in comparison_rows(report) if each.name == "total allocated")
     first, last = sum(losses[:3]) / 3, sum(losses[-3:]) / 3
@@ -114,7 +114,7 @@ def tables() -> str:
     worst = max((abs(float(row["error_percent"])) for row in ran), default=0.0)
     fell = sum(row["fell"] == "True" for row in ran)
     lines += ["", f"{len(ran)} runs, the loss fell in {fell}; the largest error of the predicted peak is {worst:.2f} %."]
-    lines += [f"Refused: {row['run']}: {row['reason']}." for row in rows.values() if row["status"] == "refused"]
+    lines += [f"{row['status'].capitalize()}: {row['run']}: {row['reason']}." for row in rows.values() if row["status"] != "ran"]
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,7 @@ class RehearsalStep(TrainerCallback):  # type: ignore[misc]
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate wraps it
         fresh = not any(optimizer.state.values())
         micro_batches = 1 if self._recipe.gradient_accumulation == 1 else 2
+        trainer.current_gradient_accumulation_steps = micro_batches  # which the trainer sets anew at every step
         with _leaving_no_trace(trainer, optimizer):
             for _step in range(METERED_STEPS):
                 with self._meter.step(lambda: optimizer):

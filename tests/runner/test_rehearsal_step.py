@@ -62,6 +62,7 @@ def _trained(tiny_model: Path, folder: Path, recipe: Recipe, *, rehearse: bool) 
         {"optimizer": "adafactor", "method": "full"},
         {"optimizer": "sgd", "quantization": "nf4"},
         {"compute_dtype": "bf16", "gradient_checkpointing": True, "method": "dora"},
+        {"method": "adalora", "max_steps": 8},
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
