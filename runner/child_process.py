@@ -15,12 +15,12 @@ from pathlib import Path
 
 from ftadvise.estimator.recipe import Recipe
 from ftadvise.runner.attempt import Outcome, read_outcome
+from ftadvise.runner.checkpoints import last_checkpoint
 from ftadvise.runner.fallback import advice
 from ftadvise.runner.launch import Launch, describe_failure, read_failures, worker_command
 
 _PATIENCE_S = 15.0
 """How long processes that were ordered to stop may take."""
-_GO_ON = "continue from the last checkpoint: ftadvise run PLAN --resume"
 
 
 def run_in_child(request_path: Path, recipe: Recipe, device: str, launch: Launch) -> Outcome:
@@ -38,9 +38,11 @@ def run_in_child(request_path: Path, recipe: Recipe, device: str, launch: Launch
         return outcome
     if _kernel_memory_kills() > kills_before:
         return Outcome("out_of_memory", "out of memory: the kernel ended the process because the host's memory was full", advice(recipe), 5)
+    out_dir = request_path.parents[2]  # <run folder>/attempts/N/request.json
+    go_on = f"continue from the last checkpoint: ftadvise run PLAN --out {out_dir} --resume" if last_checkpoint(out_dir) else None
     if stopped:
-        return Outcome("interrupted", "stopped at once", _GO_ON, 130)
-    return Outcome("failed", _without_a_word(code, request_path.parent), _GO_ON, 1)
+        return Outcome("interrupted", "stopped at once", go_on, 130)
+    return Outcome("failed", _without_a_word(code, request_path.parent), go_on, 1)
 
 
 def _telling_outcome(folder: Path, first_rank: int) -> Outcome | None:
